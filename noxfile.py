@@ -1,0 +1,98 @@
+"""Every check of this project, each in an environment of its own.
+
+A machine with Python and pip needs no more than this::
+
+    python3 -m pip install nox
+    python3 -m nox                                    # tests, lint, types
+    python3 -m nox -s tests                           # with the Python that runs nox
+    python3 -m nox -s tests -- tests/unit -k stamp    # what follows -- goes to pytest
+    python3 -m nox -s tests-3.13                      # with another Python; see nox --list
+    python3 -m nox -s integration                     # PostgreSQL, MariaDB, Redis, RabbitMQ
+
+With ``-r`` environments are kept and used again, which is quicker and may be out of date.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"  # uv where there is one, else what nox brings
+nox.options.error_on_external_run = True
+nox.options.sessions = ["tests", "lint", "types"]
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+
+PYTHONS = ("3.11", "3.12", "3.13")
+
+PYTHON = None if sys.version_info >= (3, 11) else ">=3.11"
+"""The Python that runs nox where it is new enough, else the first on this machine that is."""
+
+
+def group(*names: str) -> tuple[str, ...]:
+    """The requirements in these dependency groups of pyproject.toml, whatever the age of pip."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+def run_tests(session: nox.Session) -> None:
+    """Run the unit and contract tests, with the coverage of branches; takes pytest's arguments."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("pytest", "--cov", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def tests(session: nox.Session) -> None:
+    """Run the unit and contract tests, with the coverage of branches; takes pytest's arguments."""
+    run_tests(session)
+
+
+for version in PYTHONS:
+    nox.session(name=f"tests-{version}", python=version)(run_tests)
+
+
+@nox.session(python=PYTHON)
+def integration(session: nox.Session) -> None:
+    """Run the tests against real servers; takes pytest's arguments.
+
+    DOLLOP_..._URL names a server, DOLLOP_REQUIRE_SERVICES=1 makes an absent one a failure.
+    """
+    session.install("-e", ".[all]", *group("integration"))
+    session.run("pytest", *(session.posargs or ["tests/integration"]))
+
+
+@nox.session(python=PYTHON)
+def lint(session: nox.Session) -> None:
+    """Check style, format and who imports whom."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session(python=PYTHON)
+def types(session: nox.Session) -> None:
+    """Check the types with mypy and pyright, and that every public name has one."""
+    session.install("-e", ".[all]", *group("types"))
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "imperfect_dollop", "--ignoreexternal")
+
+
+@nox.session(python=PYTHON)
+def demo(session: nox.Session) -> None:
+    """Show the library at work; takes the demo's arguments."""
+    session.install(".[cli]")
+    session.run("python", "-m", "imperfect_dollop.demo", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks; takes their arguments."""
+    if not (ROOT / "benchmarks").is_dir():
+        session.error("there are no benchmarks yet: this session runs the package 'benchmarks'")
+    session.install(".[all]")
+    session.run("python", "-m", "benchmarks", *session.posargs)
