@@ -1,0 +1,240 @@
+"""Entities and keys as bytes: what siblings exchange and what digests are made of.
+
+Everything is msgpack decoded into *declared* types - there is no pickle anywhere - and the bytes are
+canonical: equal content gives equal bytes on every node, whatever order a dict or a set was filled in.
+A `fingerprint` names the shape of an entity; nodes exchange rows only where it is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Generic, TypeVar, cast
+
+import msgspec
+import xxhash
+
+from .errors import ConfigurationError, InvalidEntityError, ProtocolError
+
+__all__ = ["EntityCodec", "KeyCodec", "content_hash", "key_hash", "key_reader"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+WIRE_VERSION: Final = 1
+"""Part of every fingerprint: raised when the bytes of an unchanged entity change."""
+
+key_hash: Final = xxhash.xxh3_64_intdigest
+"""64-bit hash of a key's bytes; the same in every process, unlike `hash`."""
+
+
+def content_hash(key_bytes: bytes, content: bytes) -> int:
+    """64-bit hash of one row, bound to its key."""
+    return xxhash.xxh3_64_intdigest(content, key_hash(key_bytes))
+
+
+class EntityCodec(Generic[V]):
+    """One entity class to and from bytes: a dataclass, attrs class, Struct or pydantic model.
+
+    Raises `ConfigurationError` for a class of another kind, and for a field whose type cannot be
+    rebuilt from bytes.
+    """
+
+    __slots__ = ("_decode", "_encode", "entity", "fingerprint")
+
+    def __init__(self, entity: type[V]) -> None:
+        self.entity = entity
+        self._encode: Callable[[V], bytes]
+        self._decode: Callable[[bytes], V]
+        if hasattr(entity, "__pydantic_validator__") and hasattr(entity, "model_dump"):
+            self._encode, self._decode, schema = _pydantic(entity)
+        else:
+            self._encode, self._decode, schema = _native(entity)
+        shape = msgspec.json.encode([WIRE_VERSION, _without_prose(schema)], order="sorted")
+        self.fingerprint: str = xxhash.xxh3_64_hexdigest(shape)
+
+    def encode(self, entity: V) -> bytes:
+        """Canonical bytes. Raises `InvalidEntityError` for content that has no bytes."""
+        try:
+            return self._encode(entity)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidEntityError(
+                f"{self.entity.__name__} cannot be turned into bytes: {error}; siblings could not"
+                " be sent this entity"
+            ) from error
+
+    def decode(self, content: bytes) -> V:
+        """The entity in `content`. Raises `ProtocolError` unless it fits the declared fields."""
+        try:
+            return self._decode(content)
+        except Exception as error:  # whatever a validator of the entity's own raises
+            raise ProtocolError(f"bytes that are no {self.entity.__name__}: {error}") from error
+
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V], object]:
+    struct = isinstance(entity, type) and issubclass(entity, msgspec.Struct)
+    if not (struct or dataclasses.is_dataclass(entity) or hasattr(entity, "__attrs_attrs__")):
+        raise ConfigurationError(
+            f"{entity!r} cannot be an entity: declare a dataclass, an attrs class, a msgspec.Struct"
+            " or a pydantic model"
+        )
+    try:
+        info = msgspec.inspect.type_info(entity)
+        for place, found in _types(info, entity.__name__):
+            if isinstance(found, msgspec.inspect.CustomType):
+                raise ConfigurationError(
+                    f"{place} is a {found.cls.__name__}, which cannot be rebuilt from bytes:"
+                    " use a built-in type, a dataclass, an attrs class or a Struct"
+                )
+        decode = msgspec.msgpack.Decoder(entity).decode
+        schema = msgspec.json.schema(entity)
+    except (TypeError, NameError) as error:
+        raise ConfigurationError(f"{entity.__name__}: {error}") from error
+    return _encoder.encode, decode, schema
+
+
+def _pydantic(entity: type[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any], object]:
+    # JSON mode in between: the only form that pydantic promises to read back, also for strict models.
+    validate = entity.__pydantic_validator__.validate_json
+
+    def encode(model: Any) -> bytes:
+        return _encoder.encode(model.model_dump(mode="json", round_trip=True))
+
+    def decode(content: bytes) -> Any:
+        return validate(msgspec.json.encode(msgspec.msgpack.decode(content)))
+
+    try:
+        return encode, decode, entity.model_json_schema()
+    except Exception as error:  # pydantic's own errors; the package is not ours to import
+        raise ConfigurationError(f"{entity.__name__} has no schema: {error}") from error
+
+
+def _types(
+    node: msgspec.inspect.Type, place: str, seen: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, msgspec.inspect.Type]]:
+    """`node` and every type below it, each with the path of fields that leads there."""
+    yield place, node
+    if id(node) in seen:  # a class that refers to itself
+        return
+    seen |= {id(node)}
+    for name in getattr(node, "__struct_fields__", ()):
+        child = getattr(node, name)
+        for item in child if isinstance(child, tuple) else (child,):
+            if isinstance(item, msgspec.inspect.Field):
+                yield from _types(item.type, f"{place}.{item.name}", seen)
+            elif isinstance(item, msgspec.inspect.Type):
+                yield from _types(item, place, seen)
+
+
+def _without_prose(schema: object) -> object:
+    """The JSON schema less what changes with a docstring; a *field* of that name is no string."""
+    if isinstance(schema, dict):
+        return {
+            name: _without_prose(value)
+            for name, value in schema.items()
+            if not (name in {"description", "title"} and isinstance(value, str))
+        }
+    if isinstance(schema, list):
+        return [_without_prose(item) for item in schema]
+    return schema
+
+
+class KeyCodec(Generic[K]):
+    """Keys of one repository to and from bytes.
+
+    `key_type` is the declared type of the key where one is known. Without it only keys that msgpack
+    gives back as they were (``int``, ``str``, ``bytes``, ``bool``, ``float``, tuples of these)
+    pass; for any other type the key function's return annotation is needed.
+    """
+
+    __slots__ = ("_decode", "_proven")
+
+    def __init__(self, key_type: object = None) -> None:
+        self._proven: set[type] = set()
+        if key_type in (None, Any, object) or isinstance(key_type, TypeVar):
+            self._decode: Callable[[bytes], Any] = _plain_key
+            return
+        try:
+            self._decode = msgspec.msgpack.Decoder(key_type).decode
+        except TypeError as error:
+            raise ConfigurationError(f"{key_type!r} cannot be a key: {error}") from error
+
+    def encode(self, key: K) -> bytes:
+        """Canonical bytes. Raises `InvalidEntityError` for a key that could not be read back."""
+        try:
+            encoded = _encoder.encode(key)
+            if type(key) not in self._proven:
+                if self._decode(encoded) != key:
+                    raise TypeError("annotate the key, or the key function's return type")
+                if type(key) is not tuple:  # one tuple proves nothing about the next
+                    self._proven.add(type(key))
+        except (*_UNREADABLE, OverflowError) as error:
+            raise InvalidEntityError(f"{key!r} cannot be a key here: {error}") from error
+        return encoded
+
+    def decode(self, content: bytes) -> K:
+        """The key in `content`. Raises `ProtocolError` unless it is one."""
+        try:
+            key = self._decode(content)
+            hash(key)
+        except _UNREADABLE as error:
+            raise ProtocolError(f"bytes that are no key: {error}") from error
+        return cast("K", key)
+
+
+_UNREADABLE: Final = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)
+
+
+def _tuple_of(members: tuple[object, ...]) -> object:
+    return types.GenericAlias(tuple, members)
+
+
+def _plain_key(content: bytes) -> object:
+    return _as_tuples(msgspec.msgpack.decode(content))
+
+
+def _as_tuples(value: object) -> object:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def key_reader(
+    entity: type[V], key: str | tuple[str, ...] | Callable[[V], K]
+) -> tuple[Callable[[V], K], object]:
+    """How to read an entity's key, and the key's declared type (``None`` where unknown).
+
+    Raises `ConfigurationError` for an attribute that the entity does not declare.
+    """
+    if isinstance(key, (str, tuple)):
+        names = (key,) if isinstance(key, str) else key
+        try:
+            hints = typing.get_type_hints(entity)
+        except (NameError, TypeError):  # forward references to what is not importable
+            hints = {}
+        fields = hints or getattr(entity, "__annotations__", {})
+        for name in names:
+            if not isinstance(name, str) or (name not in fields and not hasattr(entity, name)):
+                raise ConfigurationError(
+                    f"key={key!r}: {entity.__name__} has no attribute {name!r}; it declares"
+                    f" {', '.join(fields) or 'none'}. Name the attribute that holds the key, a"
+                    " tuple of such names, or pass a function of the entity"
+                )
+        declared = tuple(hints.get(name) for name in names)
+        known = None not in declared
+        if isinstance(key, str):
+            return operator.attrgetter(key), declared[0]
+        if len(names) < 2:
+            raise ConfigurationError(f"key={key!r}: a composite key has at least two attributes")
+        read = cast("Callable[[V], K]", operator.attrgetter(*key))
+        return read, (_tuple_of(declared) if known else None)
+    if callable(key):
+        try:
+            return key, typing.get_type_hints(key).get("return")
+        except (NameError, TypeError):
+            return key, None
+    raise ConfigurationError(f"key={key!r} is neither an attribute name nor a function")

@@ -1,0 +1,82 @@
+"""Every error this library raises on purpose, as one small tree.
+
+`DollopError` is the root and is never raised itself: catch it to catch everything of ours. Each
+leaf derives from the built-in of the same meaning where there is one, so code that already
+handles `LookupError` or `TimeoutError` keeps working. An exception of a driver or of a loader is
+never let through bare: it is the ``__cause__`` of one of these.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokerUnavailableError",
+    "ClosedError",
+    "ConfigurationError",
+    "ConflictError",
+    "DollopError",
+    "EntityExistsError",
+    "EntityNotFoundError",
+    "InvalidEntityError",
+    "LoadTimeoutError",
+    "NotReadyError",
+    "ProtocolError",
+    "ReadOnlyError",
+    "SourceUnavailableError",
+    "TooStaleError",
+]
+
+
+class DollopError(Exception):
+    """The root of the tree. Never raised itself."""
+
+
+class ConfigurationError(DollopError, ValueError):
+    """Arguments that contradict each other, or ask for what the source cannot do."""
+
+
+class InvalidEntityError(DollopError, TypeError):
+    """An entity or a key that the repository cannot hold, handed in or returned by the source."""
+
+
+class NotReadyError(DollopError):
+    """Nothing can be answered yet: the first complete load has not ended."""
+
+
+class ClosedError(DollopError):
+    """The repository or node is not open, or was closed while the call waited."""
+
+
+class ReadOnlyError(DollopError):
+    """A write to a repository that was declared ``read_only``."""
+
+
+class EntityNotFoundError(DollopError, LookupError):
+    """No row with this key: in the source for a write, in memory for ``repository[key]``."""
+
+
+class EntityExistsError(DollopError):
+    """`create` of a key that the source already has."""
+
+
+class ConflictError(DollopError):
+    """The source refused a write: the row has another version, or a constraint forbids it."""
+
+
+class SourceUnavailableError(DollopError):
+    """The source failed, or did not answer in time. For a write the outcome may be unknown."""
+
+
+class LoadTimeoutError(DollopError, TimeoutError):
+    """A load made no progress for ``hard_timeout`` seconds and was given up."""
+
+
+class TooStaleError(DollopError):
+    """What is held is older than the caller accepts, and nothing newer could be had."""
+
+
+class BrokerUnavailableError(DollopError, ConnectionError):
+    """The broker, or the other end of a transfer, is away."""
+
+
+class ProtocolError(DollopError):
+    """Bytes from the broker that are no message of this protocol."""

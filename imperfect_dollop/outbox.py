@@ -1,0 +1,72 @@
+"""Events that are waiting for the broker: in order, bounded, one queue for each repository.
+
+Numbers are given when a batch is packed, not when an event is written, so what waits can still be
+merged. Under pressure the older of two events of one key goes (the newer takes over its base); if that is
+not enough the oldest events go for good, and their numbers are skipped so that every sibling notices.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from .replica.messages import MAX_BATCH, Event, Kind
+
+__all__ = ["Outbox"]
+
+MAX_BATCH_BYTES = 1 << 20
+"""Content of one message, about: an eighth of what a receiver accepts, and one entity may come on top."""
+
+
+class Outbox:
+    """The events of one repository that are still to be sent; at most `limit` of them."""
+
+    __slots__ = ("_waiting", "limit", "merged", "skipped")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._waiting: deque[Event] = deque()
+        self.skipped = 0
+        self.merged = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, event: Event) -> None:
+        """Queue one event."""
+        self._waiting.append(event)
+        if len(self._waiting) > self.limit:
+            self._merge()
+            # Room for a while, or every event to come would merge again; one event that is given
+            # up costs the siblings as much as many.
+            while len(self._waiting) > self.limit - self.limit // 10:
+                self._waiting.popleft()
+                self.skipped += 1
+
+    def batch(self) -> tuple[list[Event], int]:
+        """Take the next events to send, and how many before them were given up."""
+        events: list[Event] = []
+        size = 0
+        while self._waiting and len(events) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            event = self._waiting.popleft()
+            size += len(event.content or b"") + len(event.key)
+            events.append(event)
+        skipped, self.skipped = self.skipped, 0
+        return events, skipped
+
+    def _merge(self) -> None:
+        last: dict[bytes, int] = {}
+        kept: list[Event] = []
+        for event in self._waiting:
+            if event.kind in (Kind.CLEAR, Kind.CONFIRM, Kind.REREAD, Kind.FORGET):
+                last.clear()  # what is on either side of these must not change places
+            elif event.key in last:
+                place = last[event.key]
+                kept[place] = msgspec.structs.replace(event, base=kept[place].base)
+                self.merged += 1
+                continue
+            else:
+                last[event.key] = len(kept)
+            kept.append(event)
+        self._waiting = deque(kept)

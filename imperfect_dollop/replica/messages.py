@@ -1,0 +1,231 @@
+"""What nodes say to each other, and the frames of a snapshot.
+
+msgpack arrays decoded into the types declared here, with limits on every size: whatever else arrives is
+a `ProtocolError` and nothing more. Entities and keys travel as bytes of their own, so that a message
+can be understood even where an entity in it cannot.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from ..errors import ProtocolError
+from .stamp import Int63, Stamp
+
+__all__ = [
+    "MAX_BATCH",
+    "MAX_ENTITY",
+    "MAX_MESSAGE",
+    "Chunk",
+    "Event",
+    "Events",
+    "Footer",
+    "Frame",
+    "Header",
+    "Heartbeat",
+    "Kind",
+    "News",
+    "Phase",
+    "Refuse",
+    "RepositoryState",
+    "Take",
+    "decode",
+    "decode_frame",
+    "encode",
+]
+
+T = TypeVar("T")
+
+MAX_MESSAGE: Final = 8 << 20
+"""Bytes of one message or frame: far above what we send, far below what would hurt."""
+
+MAX_ENTITY: Final = 1 << 20
+"""Bytes of an entity that an event carries. A larger one is announced, and read from the source."""
+
+MAX_BATCH: Final = 500
+"""Events in one message: past that a larger message gains nothing and holds the loop for longer."""
+
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+Word = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Kind(IntEnum):
+    """What an event says."""
+
+    CREATE = 1
+    UPDATE = 2
+    DELETE = 3
+    FOUND = 4
+    """A load found that the row is now this (or absent): nobody here wrote it."""
+    REREAD = 5
+    """The row's content is not in the event: read it from the source."""
+    FORGET = 6
+    """Drop the key from memory (on demand), as after `invalidate`."""
+    CLEAR = 7
+    """Drop everything and load anew."""
+    CONFIRM = 8
+    """A complete load that began at the stamp's time has ended; its differences came before this."""
+
+
+class Phase(IntEnum):
+    """How far a node's copy of a repository is."""
+
+    COLD = 0
+    LOADING = 1
+    READY = 2
+    REFRESHING = 3
+
+
+class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One change of one key. `content` is the entity's bytes; ``None`` where the row is absent.
+
+    `base` is the stamp that the writer's replica held for the key when the write began.
+    """
+
+    kind: Kind
+    key: bytes
+    content: bytes | None
+    stamp: Stamp
+    base: Stamp
+
+
+class Events(msgspec.Struct, array_like=True, frozen=True, tag="e"):
+    """Consecutive events of one origin in one repository, numbered from `first` upwards."""
+
+    origin: Name
+    repository: Name
+    fingerprint: Name
+    first: Int63
+    events: Annotated[list[Event], msgspec.Meta(max_length=MAX_BATCH)]
+
+
+class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
+    """What a heartbeat says about one repository.
+
+    `sequence` is the number of the last event sent, `progress` a hash of how far all others' events were
+    taken in, `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
+    `clean` is false while something is known to be missing.
+    """
+
+    repository: Name
+    fingerprint: Name
+    phase: Phase
+    clean: bool
+    sequence: Int63
+    progress: Word
+    digest: Word
+    entities: Int63
+    confirmed: Int63
+    failures: Int63
+
+
+class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):
+    """A node is there (or is `leaving`). `number` counts the heartbeats of this origin."""
+
+    origin: Name
+    name: Name
+    number: Int63
+    time: Int63
+    leaving: bool
+    repositories: Annotated[list[RepositoryState], msgspec.Meta(max_length=1_000)]
+
+
+class Take(msgspec.Struct, array_like=True, frozen=True, tag="t"):
+    """`origin` asks `donor` to send these buckets of a repository to the transfer `address`."""
+
+    origin: Name
+    donor: Name
+    repository: Name
+    fingerprint: Name
+    address: Name
+    buckets: Annotated[list[Int63], msgspec.Meta(max_length=1 << 16)]
+
+
+class Refuse(msgspec.Struct, array_like=True, frozen=True, tag="r"):
+    """The donor's answer to a `Take` that it cannot serve."""
+
+    origin: Name
+    address: Name
+    reason: Name
+
+
+News: TypeAlias = Events | Heartbeat | Take | Refuse
+
+Vector = dict[Name, Int63]
+
+
+class Header(msgspec.Struct, array_like=True, frozen=True, tag="H"):
+    """Opens a snapshot. `vector`: the last event of each origin that the donor had applied."""
+
+    address: Name
+    fingerprint: Name
+    vector: Vector
+    confirmed: Int63
+
+
+class LiveRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A row; `origin` is an index into the chunk's `origins`, version and key are in the content."""
+
+    content: bytes
+    time: Int63
+    origin: Int63
+
+
+class DeadRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A tombstone."""
+
+    key: bytes
+    version: Int63
+    time: Int63
+    origin: Int63
+
+
+class Chunk(msgspec.Struct, array_like=True, frozen=True, tag="C"):
+    """Whole buckets, as of `vector`; the last of them goes on in the next chunk if `more`."""
+
+    buckets: Annotated[list[Int63], msgspec.Meta(max_length=1 << 16)]
+    more: bool
+    vector: Vector
+    origins: list[Name]
+    live: list[LiveRow]
+    dead: list[DeadRow]
+
+
+class Footer(msgspec.Struct, array_like=True, frozen=True, tag="F"):
+    """Closes a snapshot: everything asked for was sent. `digest` is the donor's content at `vector`."""
+
+    vector: Vector
+    digest: Word
+    entities: Int63
+    clean: bool
+
+
+Frame: TypeAlias = Header | Chunk | Footer
+
+_encoder = msgspec.msgpack.Encoder()
+_news: msgspec.msgpack.Decoder[News] = msgspec.msgpack.Decoder(News)
+_frame: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+encode = _encoder.encode
+
+
+def decode(payload: bytes) -> News:
+    """The message in `payload`. Raises `ProtocolError` unless it is one."""
+    return _decoded(_news, payload)
+
+
+def decode_frame(payload: bytes) -> Frame:
+    """The snapshot frame in `payload`. Raises `ProtocolError` unless it is one."""
+    return _decoded(_frame, payload)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
+    if len(payload) > MAX_MESSAGE:
+        raise ProtocolError(f"{len(payload)} bytes in one message; the limit is {MAX_MESSAGE}")
+    try:
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+        raise ProtocolError(f"not a message of this protocol: {error}") from error

@@ -1,0 +1,608 @@
+"""One node's copy of one repository: the rules.
+
+The source is the truth. Events only order what is in flight, and where the order is in doubt the key is
+read again from the source. What is held for a key has a stamp; an event brings its own stamp and its *base*, the
+stamp that its writer held when the write began. A held tombstone or nothing at all is "dead" below.
+
+======================================================  ==========================================
+event                                                   what becomes of it
+======================================================  ==========================================
+number already seen, or stamp is what is held           ignored (a duplicate)
+written before the held content was last read again     as if its base differed
+base is what is held                                    applied (a clean successor)
+base differs, content is the same                       the later stamp is kept
+base differs, dead here, live there                     ignored, doubt: only a clean event or the
+                                                        source brings a row back
+base differs, newer by version and by time              applied, doubt
+base differs, anything else                             ignored, doubt
+time beyond the drift bound, or content unreadable      ignored, doubt
+key unreadable, or a number skipped                     the whole copy is in doubt: resync
+======================================================  ==========================================
+
+*Doubt* is the effect `Reread`; doubt of the whole is `Resync`. A delete with version X sorts above the row
+with version X. Without versions only the time decides.
+
+While cold a replica buffers events: the rows that they refer to are not there yet. `Replica.go_cold` begins that,
+`Replica.go_warm` ends it and plays back what the load or snapshot cannot contain.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import msgspec
+import xxhash
+
+from ..codecs import EntityCodec, KeyCodec
+from ..errors import ProtocolError
+from .messages import MAX_ENTITY, Event, Events, Kind, Phase, RepositoryState
+from .stamp import ABSENT, HybridClock, Stamp, at
+from .table import Table
+from .window import Load, Window
+
+__all__ = ["Cleared", "Counts", "Effect", "Replica", "Reread", "Resync", "Write"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+SLICE: Final = 500
+"""Rows taken over in one go; between two slices the event loop gets its turn."""
+
+MAX_BUFFERED: Final = 100_000
+"""Events kept while cold. More, and the replica starts by resyncing."""
+
+MAX_PROVEN: Final = 10_000
+"""Keys whose re-read is remembered, see `Replica.loaded`."""
+
+MAX_TOMBSTONES: Final = 100_000
+TOMBSTONE_SECONDS: Final = 600.0
+"""How long a deleted key is remembered at least, against events that were under way for long."""
+
+MAX_ORIGINS: Final = 10_000
+MASK: Final = 2**64 - 1
+
+
+class Reread(msgspec.Struct, frozen=True):
+    """These keys are in doubt: read them again from the source."""
+
+    keys: tuple[object, ...]
+
+
+class Resync(msgspec.Struct, frozen=True):
+    """Something is missing and nobody knows what: compare everything with the source."""
+
+    reason: str
+
+
+class Cleared(msgspec.Struct, frozen=True):
+    """A node has told all to drop what they hold; the replica is empty and cold now."""
+
+
+Effect: TypeAlias = Reread | Resync | Cleared
+
+
+class Write:
+    """A write that has begun: what was held for its key then (``None``: the source makes the key)."""
+
+    __slots__ = ("base", "load")
+
+    def __init__(self, base: Stamp | None, load: Load) -> None:
+        self.base = base
+        self.load = load
+
+
+def _nothing_covered(key: bytes, origin: str, number: int) -> bool:
+    return False
+
+
+class Counts:
+    """What happened to events, since the replica was made."""
+
+    __slots__ = ("applied", "doubts", "duplicates", "gaps", "ignored", "rejected")
+
+    def __init__(self) -> None:
+        self.applied = self.ignored = self.duplicates = 0
+        self.doubts = self.gaps = self.rejected = 0
+
+
+class Replica(Generic[K, V]):
+    """The state machine. `now` is the wall clock in seconds wherever it is asked for.
+
+    Parameters
+    ----------
+    origin:
+        id of this run of the node, never used before.
+    key_of, version_of:
+        read an entity's key and version; `version_of` returns 0 where there are none.
+    whole:
+        whether every row is held, or only those that were asked for.
+    settle:
+        seconds for which digests may differ before that means something.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        keys: KeyCodec[K],
+        rows: EntityCodec[V],
+        *,
+        key_of: Callable[[V], K],
+        version_of: Callable[[V], int],
+        whole: bool,
+        settle: float = 2.0,
+    ) -> None:
+        self.origin = origin
+        self.keys = keys
+        self.rows = rows
+        self.key_of = key_of
+        self.version_of = version_of
+        self.whole = whole
+        self.table: Table[K, V] = Table(keys, rows)
+        self.clock = HybridClock()
+        self.window = Window()
+        self.counts = Counts()
+        self.vector: dict[str, int] = {}  # the last event taken in, by origin
+        self.sequence = 0  # the last event of our own that was given a number
+        self.confirmed = 0  # when the last complete load began
+        self._proven: OrderedDict[K, int] = (
+            OrderedDict()
+        )  # when a key was read again, and found the same
+        self._buffer: list[Events] | None = None
+        self._buffered = 0
+        self._overflowed = False
+        self._tail: dict[str, int] = {}  # the last event buffered, by origin
+        self._settle = settle
+        self._patience = settle
+        self._differs: dict[
+            str, float
+        ] = {}  # peers with equal progress and another digest, since when
+
+    # -- writes of this node ---------------------------------------------------------------------
+
+    def begin_write(self, key: K | None) -> Write:
+        """Before the source is called: a rival's event may be applied while it is."""
+        return Write(
+            None if key is None else self.table.stamp(key), self.window.open(self.clock.time)
+        )
+
+    def end_write(self, write: Write) -> None:
+        """Whatever came of it."""
+        self.window.close(write.load)
+
+    def wrote(
+        self, write: Write, kind: Kind, key: K, entity: V | None, now: float
+    ) -> tuple[Event, list[Effect]]:
+        """The source has committed; show it here, and make the event for the siblings."""
+        held = self.table.stamp(key)
+        base = write.base
+        if base is None:  # only now is the key known
+            base = held if self.window.untouched(key, write.load) else ABSENT
+        version = base.version if entity is None else self.version_of(entity)
+        stamp = Stamp(version, self.clock.tick(now), self.origin)
+        event = self._event(kind, key, entity, stamp, base)
+        self.window.touch(key)
+        if base == held:
+            self._hold(key, entity, stamp)
+            return event, []
+        current = self.table.live.get(key)
+        if self.table.same(current, entity):
+            self.table.restamp(key, stamp)
+            return event, []
+        # A rival's event came in between, and whose write the source took first is not known.
+        if self._supersedes(stamp, entity, held, current):
+            self._hold(key, entity, stamp)
+        return event, [self._doubt(key)]
+
+    def announce(self, kind: Kind, key: K | None, now: float, time: int | None = None) -> Event:
+        """An event without content, of now or of a hybrid `time`.
+
+        For `Kind.REREAD`, `Kind.FORGET`, `Kind.CLEAR` and `Kind.CONFIRM`.
+        """
+        stamp = Stamp(0, self.clock.tick(now) if time is None else time, self.origin)
+        key_bytes = b"" if key is None else self.keys.encode(key)
+        return Event(kind, key_bytes, None, stamp, ABSENT)
+
+    def pack(self, repository: str, events: list[Event]) -> Events:
+        """Number events, at most `MAX_BATCH`, for sending."""
+        first = self.sequence + 1
+        self.sequence += len(events)
+        return Events(self.origin, repository, self.rows.fingerprint, first, events)
+
+    def skip(self, count: int) -> None:
+        """Events that were never sent: use up their numbers, so that siblings notice."""
+        self.sequence += count
+
+    # -- loads -----------------------------------------------------------------------------------
+
+    def begin_load(self, now: float) -> Load:
+        """Before the source is read. End with `end_load`, whatever comes of it."""
+        return self.window.open(self.clock.tick(now))
+
+    def end_load(self, load: Load) -> None:
+        """The load's word no longer counts."""
+        self.window.close(load)
+
+    def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
+        """The source has (or has not) this row. False if events have overtaken the load.
+
+        The event says what was found, where that differs from what was held. Where it does not, the stamp stays -
+        a new one would make every sibling's next event look doubtful - but that the content was proven is
+        remembered: an older event built on that stamp is no clean successor of it any more.
+        """
+        if not self.window.untouched(key, load):
+            return False, None
+        held = self.table.stamp(key)
+        if self.table.same(self.table.live.get(key), entity):
+            if held is ABSENT and not self.whole:
+                self.table.bury(key, Stamp(0, load.began, self.origin))  # a remembered miss
+            self._proven[key] = load.began
+            self._proven.move_to_end(key)
+            if len(self._proven) > MAX_PROVEN:
+                self._proven.popitem(last=False)
+            return True, None
+        version = held.version if entity is None else self.version_of(entity)
+        stamp = Stamp(version, load.began, self.origin)
+        event = self._event(Kind.FOUND, key, entity, stamp, held)
+        self._hold(key, entity, stamp)
+        return True, event
+
+    def replace(self, load: Load, rows: Mapping[K, V]) -> Iterator[list[Event]]:
+        """Take over a complete load, a slice at a time; yields the differences of each slice."""
+        version_of, table, untouched = self.version_of, self.table, self.window.untouched
+        found: list[Event] = []
+        for count, (key, entity) in enumerate(rows.items(), 1):
+            if untouched(key, load):
+                held = table.stamps.get(key)
+                if held is None or not table.same(table.live.get(key), entity):
+                    stamp = Stamp(version_of(entity), load.began, self.origin)
+                    found.append(self._event(Kind.FOUND, key, entity, stamp, table.stamp(key)))
+                    table.put(key, entity, stamp)
+            if count % SLICE == 0:
+                yield found
+                found = []
+        for count, key in enumerate([key for key in table.live if key not in rows], 1):
+            if key in table.live and untouched(key, load):
+                held = table.stamp(key)
+                stamp = Stamp(held.version, load.began, self.origin)
+                found.append(self._event(Kind.FOUND, key, None, stamp, held))
+                table.bury(key, stamp)
+            if count % SLICE == 0:
+                yield found
+                found = []
+        yield found
+        if not self.window.overrun(load):
+            self.confirmed = max(self.confirmed, load.began)
+
+    def known_since(self, key: K) -> int:
+        """The latest hybrid time at which the source was known to have what is held; 0 for never."""
+        return max(self.table.stamp(key).time, self._proven_at(key))
+
+    def cleared(self) -> list[Effect]:
+        """Drop everything: this node, or a sibling, has said so."""
+        if self.whole:
+            self.go_cold()
+        else:
+            self.window.touch_all()
+            self.table.clear()
+        return [Cleared()]
+
+    def forget(self, key: K) -> None:
+        """Drop a key from memory (on demand). Loads of it that are open no longer count."""
+        self.window.touch(key)
+        self.table.forget(key)
+        self._proven.pop(key, None)
+
+    # -- cold and warm ---------------------------------------------------------------------------
+
+    @property
+    def cold(self) -> bool:
+        """Whether events are buffered because the rows are not there yet."""
+        return self._buffer is not None
+
+    def go_cold(self) -> None:
+        """Hold nothing, and buffer events from now on."""
+        self.table.clear()
+        self.window.touch_all()
+        self._proven.clear()
+        self._differs.clear()
+        self.vector.clear()
+        self.confirmed = 0
+        self._start_buffer()
+
+    def begin_cold_load(self, now: float) -> Load:
+        """What was buffered so far has been committed, so the source's answer will contain it."""
+        for origin, number in self._tail.items():
+            self._saw(origin, number)
+        self._start_buffer()
+        return self.begin_load(now)
+
+    def begin_snapshot(self) -> None:
+        """Before a donor is asked. Should events have been dropped, the donor has got them."""
+        if self._overflowed:
+            self._start_buffer()
+
+    def reached(self, vector: Mapping[str, int]) -> bool:
+        """Whether the buffer goes as far as `vector`."""
+        return all(
+            max(self.vector.get(origin, 0), self._tail.get(origin, 0)) >= number
+            for origin, number in vector.items()
+            if origin != self.origin
+        )
+
+    def replay(
+        self,
+        now: float,
+        *,
+        until: Mapping[str, int] | None = None,
+        covered: Callable[[bytes, str, int], bool] = _nothing_covered,
+    ) -> list[Effect]:
+        """Play back what was buffered: of each origin no further than `until`, where that is given.
+
+        `covered(key, origin, number)` says which events the rows contain already.
+        """
+        effects: list[Effect] = []
+        buffered, self._buffer = self._buffer or [], []
+        for events in buffered:
+            before, after = _split(events, until)
+            if before is not None:
+                effects += self._take(before, now, covered)
+                if any(isinstance(effect, Cleared) for effect in effects):
+                    break
+            if after is not None:
+                self._buffer.append(after)
+        return effects
+
+    def go_warm(self) -> list[Effect]:
+        """The rows are there and the buffer was played back."""
+        overflowed = self._overflowed
+        self._start_buffer()
+        self._buffer = None
+        return [self._gap("events were lost while starting")] if overflowed else []
+
+    def _start_buffer(self) -> None:
+        self._buffer = []
+        self._buffered = 0
+        self._overflowed = False
+        self._tail = {}
+
+    # -- what siblings say -----------------------------------------------------------------------
+
+    def receive(self, events: Events, now: float) -> list[Effect]:
+        """Events of a sibling (or our own echo, which is ignored)."""
+        if events.origin == self.origin:
+            return []
+        if self._buffer is None:
+            return self._take(events, now)
+        # Whatever came before the first that we see of an origin came before we listened.
+        self.vector.setdefault(events.origin, events.first - 1)
+        self._tail[events.origin] = events.first + len(events.events) - 1
+        if self._buffered + len(events.events) > MAX_BUFFERED:
+            self._overflowed = True
+            return []
+        self._buffer.append(events)
+        self._buffered += len(events.events)
+        return []
+
+    def lost(self, reason: str) -> list[Effect]:
+        """The broker cannot vouch for what was delivered."""
+        if self._buffer is not None:
+            self._overflowed = True
+            return []
+        return [self._gap(reason)]
+
+    def heard(
+        self, origin: str, peer: RepositoryState, members: Collection[str], now: float
+    ) -> list[Effect]:
+        """A sibling's heartbeat. It comes after the sibling's events, so a number beyond ours is a loss."""
+        if self._buffer is not None:
+            seen = self.vector.setdefault(origin, peer.sequence)
+            if peer.sequence > max(seen, self._tail.get(origin, 0)):
+                self._overflowed = True
+            return []
+        if peer.sequence > self.vector.get(origin, 0):
+            missing = peer.sequence - self.vector.get(origin, 0)
+            known = not self._empty() or origin in self.vector
+            self._saw(origin, peer.sequence)
+            return [self._gap(f"{missing} events of {origin} did not arrive")] if known else []
+        comparable = (
+            self.whole
+            and peer.clean
+            and peer.phase is Phase.READY
+            and peer.fingerprint == self.rows.fingerprint
+            and peer.progress == self.progress(members)
+        )
+        if not comparable or peer.digest == self.table.root:
+            if comparable:
+                self._patience = self._settle
+            self._differs.pop(origin, None)
+            return []
+        since = self._differs.setdefault(origin, now)
+        if now - since < self._patience:
+            return []
+        # If loading again does not help (a row that no two reads see alike), ask ever more rarely.
+        self._patience *= 2
+        self._differs.clear()
+        return [self._gap(f"digest differs from {origin}'s")]
+
+    def left(self, origin: str) -> None:
+        """A member is gone."""
+        self._differs.pop(origin, None)
+
+    def progress(self, members: Collection[str]) -> int:
+        """A hash of how far the events of `members` and our own were taken in."""
+        total = _mark(self.origin, self.sequence)
+        for origin in members:
+            if origin != self.origin:
+                total += _mark(origin, self.vector.get(origin, 0))
+        return total & MASK
+
+    def sweep(self, now: float, horizon: int) -> int:
+        """Forget old tombstones that every live node has seen: those before `horizon`, by hybrid time."""
+        return self.table.expire_tombstones(
+            min(at(now - TOMBSTONE_SECONDS), horizon), MAX_TOMBSTONES
+        )
+
+    # -- the rules -------------------------------------------------------------------------------
+
+    def _take(
+        self,
+        events: Events,
+        now: float,
+        covered: Callable[[bytes, str, int], bool] = _nothing_covered,
+    ) -> list[Effect]:
+        last = self.vector.get(events.origin, 0)
+        effects: list[Effect] = []
+        if events.first > last + 1 and (not self._empty() or events.origin in self.vector):
+            effects.append(
+                self._gap(f"{events.first - last - 1} events of {events.origin} did not arrive")
+            )
+        for number, event in enumerate(events.events, events.first):
+            if number <= last:
+                self.counts.duplicates += 1
+            elif not covered(event.key, events.origin, number):
+                self._apply(event, events.fingerprint, now, effects)
+                if event.kind is Kind.CLEAR and self.whole:
+                    break  # cold now, and what comes after it will be in the next load
+        self._saw(events.origin, events.first + len(events.events) - 1)
+        return effects
+
+    def _apply(self, event: Event, fingerprint: str, now: float, effects: list[Effect]) -> None:
+        if event.kind is Kind.CLEAR:
+            effects += self.cleared()
+            return
+        if event.kind is Kind.CONFIRM:
+            if fingerprint == self.rows.fingerprint and self.clock.observe(event.stamp.time, now):
+                self.confirmed = max(self.confirmed, event.stamp.time)
+            return
+        try:
+            key = self.keys.decode(event.key)
+        except ProtocolError:
+            self.counts.rejected += 1
+            effects.append(Resync("an event with a key that cannot be read"))
+            return
+        self.window.touch(key)
+        if event.kind is Kind.FORGET and not self.whole:
+            self.table.forget(key)
+            return
+        held = self.table.stamp(key)
+        if held is ABSENT and not self.whole:
+            self.counts.ignored += 1  # not held, so nobody here asked for it
+            return
+        if event.stamp == held:
+            self.counts.duplicates += 1
+            return
+        try:
+            if fingerprint != self.rows.fingerprint or event.kind in (Kind.REREAD, Kind.FORGET):
+                raise ProtocolError("the content is not here to be read")
+            entity = self._content(event, key)
+            if not self.clock.observe(event.stamp.time, now):
+                raise ProtocolError("written too far in the future")
+        except ProtocolError:
+            self.counts.rejected += event.kind not in (Kind.REREAD, Kind.FORGET)
+            effects.append(self._doubt(key))
+            return
+        current = self.table.live.get(key)
+        if event.base == held and event.stamp.time >= self._proven_at(key):
+            backwards = (
+                current is not None
+                and entity is not None
+                and event.stamp.version < held.version
+                and event.kind is Kind.UPDATE
+            )
+            if not backwards:
+                self._hold(key, entity, event.stamp)
+                self.counts.applied += 1
+                return
+        if self.table.same(current, entity):
+            if event.stamp.time > held.time:
+                self._hold(key, entity, event.stamp)
+            self.counts.ignored += 1
+            return
+        effects.append(self._doubt(key))
+        if self._supersedes(event.stamp, entity, held, current):
+            self._hold(key, entity, event.stamp)
+            self.counts.applied += 1
+        else:
+            self.counts.ignored += 1
+
+    def _content(self, event: Event, key: K) -> V | None:
+        """The entity of an event, checked against what the event says about it."""
+        if event.content is None:
+            if event.kind in (Kind.CREATE, Kind.UPDATE):
+                raise ProtocolError("a row was written, and is not in the event")
+            return None
+        if event.kind is Kind.DELETE:
+            raise ProtocolError("a row was deleted, and is in the event")
+        entity = self.rows.decode(event.content)
+        try:
+            fits = self.key_of(entity) == key and self.version_of(entity) == event.stamp.version
+        except Exception as error:  # the application's key function, on content from outside
+            raise ProtocolError(f"the key cannot be read: {error}") from error
+        if not fits:
+            raise ProtocolError("key or version differ from the content's")
+        return entity
+
+    def _supersedes(self, stamp: Stamp, entity: V | None, held: Stamp, current: V | None) -> bool:
+        """Whether a state with another base than what is held is nevertheless the newer one."""
+        if current is None:  # only a clean event or the source brings a row back
+            return False
+        if stamp.time <= max(held.time, self.confirmed):
+            return False
+        # A delete sorts above the row of its version; equal versions leave it to the time.
+        return stamp.version >= held.version
+
+    def _proven_at(self, key: K) -> int:
+        return max(self._proven.get(key, 0), self.confirmed)
+
+    def _hold(self, key: K, entity: V | None, stamp: Stamp) -> None:
+        if entity is None:
+            self.table.bury(key, stamp)
+        else:
+            self.table.put(key, entity, stamp)
+        self._proven.pop(key, None)
+
+    def _event(self, kind: Kind, key: K, entity: V | None, stamp: Stamp, base: Stamp) -> Event:
+        content = None if entity is None else self.rows.encode(entity)
+        if content is not None and len(content) > MAX_ENTITY:
+            return Event(Kind.REREAD, self.keys.encode(key), None, stamp, base)
+        return Event(kind, self.keys.encode(key), content, stamp, base)
+
+    def _doubt(self, key: K) -> Reread:
+        self.counts.doubts += 1
+        return Reread((key,))
+
+    def _gap(self, reason: str) -> Resync:
+        self.counts.gaps += 1
+        return Resync(reason)
+
+    def _empty(self) -> bool:
+        """Whether nothing is held that an event could have made wrong."""
+        return not self.whole and not self.table.stamps and not self.table.dead
+
+    def _saw(self, origin: str, number: int) -> None:
+        if number > self.vector.get(origin, 0):
+            self.vector[origin] = number
+            if len(self.vector) > MAX_ORIGINS:
+                del self.vector[next(iter(self.vector))]
+
+
+def _split(events: Events, until: Mapping[str, int] | None) -> tuple[Events | None, Events | None]:
+    """The part of a batch up to a number of its origin, and the part after it."""
+    last = events.first + len(events.events) - 1
+    cut = last if until is None else until.get(events.origin, 0)
+    if cut >= last:
+        return events, None
+    if cut < events.first:
+        return None, events
+    count = cut - events.first + 1
+    replace = msgspec.structs.replace
+    return (
+        replace(events, events=events.events[:count]),
+        replace(events, first=cut + 1, events=events.events[count:]),
+    )
+
+
+def _mark(origin: str, number: int) -> int:
+    return xxhash.xxh3_64_intdigest(f"{origin}:{number}".encode())

@@ -1,0 +1,224 @@
+"""A copy of one replica for another: the donor's and the joiner's side.
+
+The donor notes how far it has taken in everybody's events (its *vector*), then sends bucket by bucket, while writes go
+on. Each chunk is made in one go and carries the vector as of that moment, so the joiner, which has
+buffered the same events since before it asked, knows exactly which of them a chunk already contains. A
+donor that is lost midway costs nothing: the next one is asked for the buckets that are still missing. The
+joiner believes a snapshot only if its digest, after playing events up to the donor's last vector, is the donor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, TypeVar
+
+from ..codecs import key_hash
+from ..errors import ProtocolError
+from .messages import Chunk, DeadRow, Footer, Header, LiveRow, Take, decode_frame, encode
+from .replica import Cleared, Effect, Replica
+from .stamp import Stamp
+from .table import BUCKETS
+
+__all__ = ["Donor", "Joiner"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+CHUNK_BYTES: Final = 64 << 10
+"""A chunk is closed past this: large enough to hide a round trip, small enough to encode in under a millisecond."""
+
+SORT_SLICE: Final = 2_000
+"""Keys sorted into buckets in one go."""
+
+
+class Donor(Generic[K, V]):
+    """Makes the frames of one snapshot. `clean` is asked at the end whether the copy can be vouched for."""
+
+    def __init__(self, replica: Replica[K, V], take: Take, clean: Callable[[], bool]) -> None:
+        self._replica = replica
+        self._take = take
+        self._clean = clean
+
+    def frames(self) -> Iterator[bytes | None]:
+        """The frames in order; ``None`` only gives the event loop its turn."""
+        replica, take = self._replica, self._take
+        yield encode(
+            Header(take.address, replica.rows.fingerprint, self._vector(), replica.confirmed)
+        )
+        # Keys that come after this are events after the vector above, and reach the joiner as such.
+        wanted: dict[int, list[K]] = {bucket: [] for bucket in take.buckets}
+        for count, key in enumerate(replica.table.keys(), 1):
+            members = wanted.get(replica.table.bucket(key))
+            if members is not None:
+                members.append(key)
+            if count % SORT_SLICE == 0:
+                yield None
+        chunk = _ChunkMaker(replica)
+        for bucket, keys in wanted.items():
+            chunk.buckets.append(bucket)
+            for key in keys:
+                if chunk.size >= CHUNK_BYTES:
+                    yield encode(chunk.made(self._vector(), more=True))
+                    chunk = _ChunkMaker(replica)
+                    chunk.buckets.append(bucket)
+                chunk.add(key)
+            if chunk.size >= CHUNK_BYTES:
+                yield encode(chunk.made(self._vector(), more=False))
+                chunk = _ChunkMaker(replica)
+        if chunk.buckets:
+            yield encode(chunk.made(self._vector(), more=False))
+        table = replica.table
+        yield encode(Footer(self._vector(), table.root, len(table.live), self._clean()))
+
+    def _vector(self) -> dict[str, int]:
+        return {**self._replica.vector, self._replica.origin: self._replica.sequence}
+
+
+class _ChunkMaker(Generic[K, V]):
+    """Rows of a chunk in the making; no await may come between the first row and the last."""
+
+    def __init__(self, replica: Replica[K, V]) -> None:
+        self._replica = replica
+        self._origins: dict[str, int] = {}
+        self.buckets: list[int] = []
+        self.size = 0
+        self._live: list[LiveRow] = []
+        self._dead: list[DeadRow] = []
+
+    def add(self, key: K) -> None:
+        table = self._replica.table
+        entity = table.live.get(key)
+        stamp = table.stamp(key)
+        origin = self._origins.setdefault(stamp.origin, len(self._origins))
+        if entity is not None:
+            content = self._replica.rows.encode(entity)
+            self._live.append(LiveRow(content, stamp.time, origin))
+            self.size += len(content) + 16
+        elif key in table.dead:
+            key_bytes = self._replica.keys.encode(key)
+            self._dead.append(DeadRow(key_bytes, stamp.version, stamp.time, origin))
+            self.size += len(key_bytes) + 24
+
+    def made(self, vector: dict[str, int], *, more: bool) -> Chunk:
+        return Chunk(self.buckets, more, vector, list(self._origins), self._live, self._dead)
+
+
+class Joiner(Generic[K, V]):
+    """Takes the frames of snapshots, from one donor or several in turn, into a cold replica."""
+
+    def __init__(self, replica: Replica[K, V]) -> None:
+        self._replica = replica
+        replica.table.clear()  # what an earlier attempt has left
+        self._vectors: dict[int, dict[str, int]] = {}  # by bucket that is here: what it contains
+        self._partial: list[K] = []  # keys of a bucket that is not complete
+        self._address = ""
+        self._header: Header | None = None
+        self._confirmed: int | None = None
+        self.footer: Footer | None = None
+        self.rows = 0
+
+    def begin(self, address: str) -> list[int]:
+        """Another donor will send to `address`; returns the buckets to ask it for."""
+        for key in self._partial:  # the next donor may no longer have them
+            self._replica.table.forget(key)
+        self._partial = []
+        self._address, self._header, self.footer = address, None, None
+        self._replica.begin_snapshot()
+        return [bucket for bucket in range(BUCKETS) if bucket not in self._vectors]
+
+    def take(self, payload: bytes) -> None:
+        """One frame. Raises `ProtocolError` for what is no frame of this transfer, or comes out of order."""
+        frame = decode_frame(payload)
+        if self.footer is not None:
+            raise ProtocolError("a frame after the footer")
+        if isinstance(frame, Header):
+            self._open(frame)
+        elif self._header is None:
+            raise ProtocolError("a snapshot without a header")
+        elif isinstance(frame, Chunk):
+            self._rows(frame)
+        else:
+            if len(self._vectors) < BUCKETS:
+                raise ProtocolError(f"{BUCKETS - len(self._vectors)} buckets are missing")
+            self.footer = frame
+
+    @property
+    def arrived(self) -> bool:
+        """Whether everything is here that `finish` needs, the events up to the footer included."""
+        return self.footer is not None and self._replica.reached(self.footer.vector)
+
+    def finish(self, now: float) -> list[Effect] | None:
+        """Play the buffered events; ``None`` if the outcome is not the donor's content.
+
+        The replica is warm afterwards, or as cold as before.
+        """
+        footer, replica = self.footer, self._replica
+        if footer is None:
+            return None
+        replica.confirmed = self._confirmed or 0
+        effects = replica.replay(now, until=footer.vector, covered=self._covered)
+        if replica.table.root != footer.digest or len(replica.table.live) != footer.entities:
+            return None
+        effects += replica.replay(now, covered=self._covered)
+        if any(isinstance(effect, Cleared) for effect in effects):
+            return None
+        return effects + replica.go_warm()
+
+    def _open(self, header: Header) -> None:
+        if self._header is not None:
+            raise ProtocolError("a second header")
+        if header.address != self._address or header.fingerprint != self._replica.rows.fingerprint:
+            raise ProtocolError("a snapshot of something else")
+        self._header = header
+        if self._confirmed is None:
+            self._confirmed = header.confirmed
+            self._replica.vector = dict(header.vector)
+            return
+        # Buckets of an earlier donor are here: events count from the earlier of both.
+        self._confirmed = min(self._confirmed, header.confirmed)
+        self._replica.vector = {
+            origin: min(number, header.vector.get(origin, 0))
+            for origin, number in self._replica.vector.items()
+        }
+
+    def _rows(self, chunk: Chunk) -> None:
+        replica = self._replica
+        wrong = [bucket for bucket in chunk.buckets if bucket >= BUCKETS or bucket in self._vectors]
+        if wrong or not chunk.buckets:
+            raise ProtocolError(f"buckets that were not asked for: {wrong}")
+        last = chunk.buckets[-1]
+        own = set(chunk.buckets)
+        for row in chunk.live:
+            entity = replica.rows.decode(row.content)
+            try:
+                key, version = replica.key_of(entity), replica.version_of(entity)
+                bucket = replica.table.bucket(key)
+            except Exception as error:  # the application's functions, on content from outside
+                raise ProtocolError(f"a row without a usable key: {error}") from error
+            self._place(bucket, own, key, last if chunk.more else -1)
+            replica.table.put(key, entity, self._stamp(chunk, version, row))
+        for grave in chunk.dead:
+            key = replica.keys.decode(grave.key)
+            self._place(key_hash(grave.key) % BUCKETS, own, key, last if chunk.more else -1)
+            replica.table.bury(key, self._stamp(chunk, grave.version, grave))
+        self.rows += len(chunk.live)
+        for bucket in chunk.buckets[:-1] if chunk.more else chunk.buckets:
+            self._vectors[bucket] = chunk.vector
+        if not chunk.more:
+            self._partial = []
+
+    def _place(self, bucket: int, own: set[int], key: K, partial: int) -> None:
+        if bucket not in own:
+            raise ProtocolError(f"a row of bucket {bucket} in a chunk of others")
+        if bucket == partial:
+            self._partial.append(key)
+
+    def _stamp(self, chunk: Chunk, version: int, row: LiveRow | DeadRow) -> Stamp:
+        try:
+            return Stamp(version, row.time, chunk.origins[row.origin])
+        except IndexError as error:
+            raise ProtocolError("a row of an origin that the chunk does not name") from error
+
+    def _covered(self, key: bytes, origin: str, number: int) -> bool:
+        vector = self._vectors.get(key_hash(key) % BUCKETS, {})
+        return number <= vector.get(origin, 0)

@@ -1,0 +1,81 @@
+"""Loads against events: which keys were touched since a load began.
+
+A load reads the source while events go on arriving. Its row for a key may be older than an event that
+arrived meanwhile, so the row counts only if nothing touched the key since the load *began*. The same idea
+as the leases of Nishtala et al., "Scaling Memcache at Facebook" (2013) and the watermark windows of
+Andreakis and Papapanagiotou, "DBLog" (2020).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final
+
+__all__ = ["Load", "Window"]
+
+MAX_TOUCHED: Final = 100_000
+"""Keys remembered while loads are open. Past that the oldest loads count as overrun and are repeated."""
+
+
+class Load:
+    """One read of the source that has begun. `began` is its hybrid time."""
+
+    __slots__ = ("began", "mark")
+
+    def __init__(self, mark: int, began: int) -> None:
+        self.mark = mark
+        self.began = began
+
+
+class Window:
+    """The keys touched since the oldest open load began, each with the number of its last touch."""
+
+    __slots__ = ("_count", "_floor", "_open", "_touched", "limit")
+
+    def __init__(self, limit: int = MAX_TOUCHED) -> None:
+        self.limit = limit
+        self._count = 0
+        self._floor = 0  # touches up to this number may have been forgotten
+        self._open: dict[Load, None] = {}  # oldest first
+        self._touched: OrderedDict[Hashable, int] = OrderedDict()  # least recently touched first
+
+    def open(self, began: int) -> Load:
+        """A load begins."""
+        load = Load(self._count, began)
+        self._open[load] = None
+        return load
+
+    def close(self, load: Load) -> None:
+        """The load has ended; what only it needed is forgotten. Closing twice is harmless."""
+        self._open.pop(load, None)
+        oldest = next(iter(self._open), None)
+        if oldest is None:
+            self._touched.clear()
+            return
+        while self._touched and self._touched[next(iter(self._touched))] <= oldest.mark:
+            self._touched.popitem(last=False)
+
+    def touch(self, key: Hashable) -> None:
+        """Something other than a load has spoken about the key."""
+        if not self._open:
+            return
+        self._count += 1
+        self._touched[key] = self._count
+        self._touched.move_to_end(key)
+        if len(self._touched) > self.limit:
+            self._floor = self._touched.popitem(last=False)[1]
+
+    def touch_all(self) -> None:
+        """Every load that is open has been overtaken."""
+        self._count += 1
+        self._floor = self._count
+        self._touched.clear()
+
+    def overrun(self, load: Load) -> bool:
+        """Whether touches since `load` began may have been forgotten."""
+        return load.mark < self._floor
+
+    def untouched(self, key: Hashable, load: Load) -> bool:
+        """Whether the load's word on the key still counts."""
+        return self._touched.get(key, 0) <= load.mark and load.mark >= self._floor
