@@ -1,0 +1,132 @@
+"""What a transport must be able to do, and nothing else.
+
+A `Broker` connects one node to one namespace and hands back a `Link`. A link has two ways to
+carry bytes:
+
+* **fan-out** (`Link.publish` to `Link.deliveries`): small messages to every link of the namespace, *the
+  sender's own included* - its echo proves that a subscription works. Messages of one sender arrive in the
+  order in which they were published. Whoever cannot keep that up says so with a `Gap`.
+* **transfer** (`Link.send_transfer` to `Link.receive_transfer`): bulk from one link to one other, in order,
+  with flow control, so that neither side nor the broker buffers more than a window of chunks.
+
+A broker reports (`Gap`, `Down`, `Up`) and never decides: what a gap means, and how it is
+repaired, is decided once, for all brokers, in `imperfect_dollop.replica`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
+
+__all__ = [
+    "TRANSFER_WINDOW",
+    "Broker",
+    "Delivery",
+    "Down",
+    "Gap",
+    "Link",
+    "Message",
+    "TransferSender",
+    "Up",
+]
+
+TRANSFER_WINDOW: Final = 8
+"""Chunks of a transfer that may be under way: with chunks of about 64 KiB half a megabyte."""
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One published message, as it was published."""
+
+    payload: bytes
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Messages may be missing between what was delivered before this and what comes after it."""
+
+    reason: str
+
+
+class Down(msgspec.Struct, frozen=True):
+    """The link is lost: `Link.publish` raises until `Up`. The broker keeps trying by itself."""
+
+    reason: str
+
+
+class Up(msgspec.Struct, frozen=True):
+    """The link is back. A `Gap` follows unless the broker is certain that nothing was missed."""
+
+
+Delivery: TypeAlias = Message | Gap | Down | Up
+
+
+class TransferSender(Protocol):
+    """The giving end of a transfer."""
+
+    async def send(self, chunk: bytes) -> None:
+        """Send one chunk; waits while `TRANSFER_WINDOW` chunks are unread at the other end.
+
+        Raises `BrokerUnavailableError` when the receiver has gone, or has read nothing for the
+        transfer's timeout.
+        """
+        ...
+
+
+@runtime_checkable
+class Link(Protocol):
+    """One node's connection to its namespace."""
+
+    async def publish(self, payload: bytes) -> None:
+        """Hand one message to the broker for every link of the namespace, this one included.
+
+        Returns when the broker has taken it. Raises `BrokerUnavailableError` while it is away,
+        never later than after the broker's own time-out; the message may or may not have been
+        taken then, so a sender repeats it (receivers are idempotent).
+        """
+        ...
+
+    def deliveries(self) -> AsyncIterator[Delivery]:
+        """What arrives, from the moment `Broker.connect` returned. To be called once for a link.
+
+        Bounded: a reader that falls behind loses messages and is told so by a `Gap`.
+        """
+        ...
+
+    def receive_transfer(
+        self, address: str, *, timeout: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Open `address` for one sender; reading a chunk gives the sender its credit back.
+
+        The iterator ends when the sender has left its block normally. It raises
+        `BrokerUnavailableError` when the sender was cut off, or sent nothing for `timeout` seconds.
+        """
+        ...
+
+    def send_transfer(
+        self, address: str, *, timeout: float
+    ) -> AbstractAsyncContextManager[TransferSender]:
+        """Send to an `address` that some link has opened.
+
+        Raises `BrokerUnavailableError` when nobody has. `timeout` (seconds) bounds every wait for
+        credit. Leaving the block with an exception tells the receiver that the transfer is cut.
+        """
+        ...
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """A transport: see the module's text for what it owes."""
+
+    def connect(self, namespace: str, node: str) -> AbstractAsyncContextManager[Link]:
+        """Connect the node `node` to `namespace`; raises `BrokerUnavailableError` when away.
+
+        Links of different namespaces never see each other's messages. `node` is unique per
+        start of a node. Leaving the block closes the link.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release what the broker itself has opened. Idempotent."""
+        ...

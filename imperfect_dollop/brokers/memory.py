@@ -1,0 +1,206 @@
+"""``memory://``: joins the nodes of one process, for tests, demos and services of a single process.
+
+Nothing is sent anywhere, but everything is as with a real broker: bytes, echoes, bounded inboxes that
+overflow into a `Gap`, transfers with credits, and outages (`MemoryBroker.outage`) to try out what an
+application does in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ..broker import TRANSFER_WINDOW, Delivery, Down, Gap, Message, Up
+from ..errors import BrokerUnavailableError
+
+__all__ = ["MemoryBroker"]
+
+INBOX: Final = 10_000
+"""Messages that wait for a slow reader; with one more all are dropped and a gap is reported."""
+
+_END: Final = b""
+"""Ends a transfer; no chunk is empty."""
+
+_named: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, weakref.WeakValueDictionary[str, MemoryBroker]
+] = weakref.WeakKeyDictionary()
+
+
+class _Hub:
+    """What the links of one broker share."""
+
+    def __init__(self) -> None:
+        self.links: list[_MemoryLink] = []
+        self.transfers: dict[tuple[str, str], MemoryObjectSendStream[bytes]] = {}
+        self.away: str | None = None
+
+    def check(self) -> None:
+        if self.away is not None:
+            raise BrokerUnavailableError(f"the memory broker is away: {self.away}")
+
+
+class MemoryBroker:
+    """A broker within this process; it connects the nodes that share the instance.
+
+    `named` finds one by name for the running event loop, which is what URLs do: two nodes with
+    ``memory://school`` meet, and are none of the business of ``memory://office``.
+    """
+
+    def __init__(self, *, inbox: int = INBOX) -> None:
+        self._inbox = inbox
+        self._hub = _Hub()
+
+    @classmethod
+    def named(cls, name: str) -> MemoryBroker:
+        """The broker of this name in the running event loop; it lasts while somebody holds it."""
+        brokers = _named.setdefault(asyncio.get_running_loop(), weakref.WeakValueDictionary())
+        broker = brokers.get(name)
+        if broker is None:
+            broker = brokers[name] = cls()
+        return broker
+
+    @asynccontextmanager
+    async def connect(self, namespace: str, node: str) -> AsyncIterator[_MemoryLink]:
+        """See `imperfect_dollop.broker.Broker.connect`."""
+        self._hub.check()
+        link = _MemoryLink(self._hub, namespace, self._inbox)
+        self._hub.links.append(link)
+        try:
+            yield link
+        finally:
+            self._hub.links.remove(link)
+
+    async def aclose(self) -> None:
+        """See `imperfect_dollop.broker.Broker.aclose`."""
+
+    @contextlib.contextmanager
+    def outage(self, reason: str = "outage") -> Iterator[None]:
+        """The broker is away while the block runs; transfers under way are cut."""
+        self._hub.away = reason
+        for link in self._hub.links:
+            link.deliver(Down(reason))
+        for transfer in self._hub.transfers.values():
+            transfer.close()
+        self._hub.transfers.clear()
+        try:
+            yield
+        finally:
+            self._hub.away = None
+            for link in self._hub.links:
+                link.deliver(Up())
+                link.deliver(Gap(reason))
+
+
+class _MemoryLink:
+    """See `imperfect_dollop.broker.Link`."""
+
+    def __init__(self, hub: _Hub, namespace: str, inbox: int) -> None:
+        self._hub = hub
+        self.namespace = namespace
+        self._limit = inbox
+        self._inbox: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+
+    def deliver(self, delivery: Delivery) -> None:
+        if len(self._inbox) >= self._limit:
+            self._inbox.clear()
+            self._inbox.append(Gap(f"{self._limit} messages were waiting and have been dropped"))
+        self._inbox.append(delivery)
+        self._arrived.set()
+
+    async def publish(self, payload: bytes) -> None:
+        await anyio.lowlevel.checkpoint()  # as with any broker, a caller can be cancelled here
+        self._hub.check()
+        message = Message(bytes(payload))
+        for link in self._hub.links:
+            if link.namespace == self.namespace:
+                link.deliver(message)
+
+    async def deliveries(self) -> AsyncIterator[Delivery]:
+        while True:
+            while self._inbox:
+                yield self._inbox.popleft()
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    @asynccontextmanager
+    async def receive_transfer(
+        self, address: str, *, timeout: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        self._hub.check()
+        place = (self.namespace, address)
+        if place in self._hub.transfers:
+            raise BrokerUnavailableError(f"the transfer {address!r} is open already")
+        sender, receiver = anyio.create_memory_object_stream[bytes](TRANSFER_WINDOW)
+        self._hub.transfers[place] = sender
+        try:
+            with receiver:
+                yield _chunks(receiver, address, timeout)
+        finally:
+            # An outage may have given the address away, and somebody else may have taken it.
+            if self._hub.transfers.get(place) is sender:
+                del self._hub.transfers[place]
+            sender.close()
+
+    @asynccontextmanager
+    async def send_transfer(self, address: str, *, timeout: float) -> AsyncIterator[_Sender]:
+        self._hub.check()
+        stream = self._hub.transfers.get((self.namespace, address))
+        if stream is None:
+            raise BrokerUnavailableError(f"nobody waits for the transfer {address!r}")
+        sender = _Sender(stream, address, timeout)
+        try:
+            yield sender
+            await sender.push(_END)
+        finally:
+            stream.close()
+
+
+class _Sender:
+    def __init__(self, stream: MemoryObjectSendStream[bytes], address: str, timeout: float) -> None:
+        self._stream = stream
+        self._address = address
+        self._timeout = timeout
+
+    async def send(self, chunk: bytes) -> None:
+        if not chunk:
+            raise ValueError("a chunk must not be empty")
+        await self.push(bytes(chunk))
+
+    async def push(self, chunk: bytes) -> None:
+        try:
+            with anyio.fail_after(self._timeout):
+                await self._stream.send(chunk)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise BrokerUnavailableError(f"the transfer {self._address!r} was cut") from error
+        except TimeoutError as error:
+            raise BrokerUnavailableError(
+                f"the receiver of {self._address!r} read nothing for {self._timeout:g} s"
+            ) from error
+
+
+async def _chunks(
+    stream: MemoryObjectReceiveStream[bytes], address: str, timeout: float
+) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            with anyio.fail_after(timeout):
+                chunk = await stream.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError) as error:
+            raise BrokerUnavailableError(f"the transfer {address!r} was cut") from error
+        except TimeoutError as error:
+            raise BrokerUnavailableError(
+                f"the sender of {address!r} sent nothing for {timeout:g} s"
+            ) from error
+        if chunk == _END:
+            return
+        yield chunk

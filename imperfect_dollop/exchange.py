@@ -1,0 +1,96 @@
+"""Snapshots between two nodes: the frames that donor and joiner make and read, carried over a transfer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+
+from .broker import Link
+from .errors import BrokerUnavailableError, ProtocolError
+from .replica.messages import Take, encode
+from .replica.replica import Effect, Replica
+from .replica.snapshot import Donor, Joiner
+
+__all__ = ["MAX_DONATIONS", "TRANSFER_TIMEOUT", "Joining", "give"]
+
+logger = logging.getLogger(__name__)
+
+TRANSFER_TIMEOUT: Final = 5.0
+"""Seconds without a chunk, or without credit for one, after which a transfer counts as cut."""
+
+CATCH_UP_SECONDS: Final = 2.0
+"""How long a joiner waits for events that its donor had already seen when it finished."""
+
+MAX_DONATIONS: Final = 8
+"""Snapshots that a node gives at the same time. Whoever is refused asks another, or waits."""
+
+
+async def give(link: Link, donor: Donor[Any, Any], address: str) -> None:
+    """Send a snapshot; raises `BrokerUnavailableError` when the joiner has gone."""
+    async with link.send_transfer(address, timeout=TRANSFER_TIMEOUT) as transfer:
+        for frame in donor.frames():
+            if frame is not None:
+                await transfer.send(frame)
+            await anyio.lowlevel.checkpoint()
+
+
+class Joining:
+    """One cold replica on its way to a copy; goes on with another donor where the last one stopped."""
+
+    def __init__(self, replica: Replica[Any, Any], repository: str) -> None:
+        self._replica = replica
+        self._repository = repository
+        self._joiner: Joiner[Any, Any] = Joiner(replica)
+        self._arrivals = anyio.Event()
+        self.address = ""
+        self._scope = anyio.CancelScope()
+
+    def arrived(self) -> None:
+        """Events were buffered."""
+        self._arrivals.set()
+
+    def refused(self, reason: str) -> None:
+        """The donor does not give."""
+        logger.info("%s: the donor refuses: %s", self._repository, reason)
+        self._scope.cancel(reason)
+
+    async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
+        """Take a snapshot from `donor`; ``None`` if nothing came of it."""
+        replica, joiner = self._replica, self._joiner
+        self.address = address
+        buckets = joiner.begin(address)
+        with anyio.CancelScope() as self._scope:
+            try:
+                async with link.receive_transfer(address, timeout=TRANSFER_TIMEOUT) as chunks:
+                    wanted = Take(
+                        replica.origin,
+                        donor,
+                        self._repository,
+                        replica.rows.fingerprint,
+                        address,
+                        buckets,
+                    )
+                    await link.publish(encode(wanted))
+                    async with contextlib.aclosing(chunks):  # type: ignore[type-var]
+                        async for chunk in chunks:
+                            joiner.take(chunk)
+                            await anyio.lowlevel.checkpoint()
+                with anyio.move_on_after(CATCH_UP_SECONDS):
+                    while not joiner.arrived:
+                        self._arrivals = anyio.Event()
+                        await self._arrivals.wait()
+                effects = joiner.finish(time.time())
+            except (BrokerUnavailableError, ProtocolError) as error:
+                logger.info("%s: snapshot from %s failed: %s", self._repository, donor, error)
+                return None
+            if effects is None:
+                # Rows of it cannot be told from good ones, so the next attempt starts over.
+                logger.info("%s: the copy of %s does not add up", self._repository, donor)
+                self._joiner = Joiner(replica)
+            return effects
+        return None

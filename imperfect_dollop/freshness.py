@@ -1,0 +1,42 @@
+"""When data is due, and when a source that failed is asked again. Plain arithmetic on times."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["Backoff", "due_after"]
+
+LONGEST_PAUSE: Final = 30.0
+"""Seconds: a source that is back is noticed within half a minute, however long it was away."""
+
+
+def due_after(ttl: float, jitter: float, draw: float) -> float:
+    """Seconds until data is refreshed: `ttl`, less up to `jitter`; `draw` is uniform in [0, 1).
+
+    Subtracted rather than added, so that nothing is older than `ttl` by design.
+    """
+    return max(0.0, ttl - jitter * draw)
+
+
+class Backoff:
+    """Pauses between attempts: the first, then doubling up to `LONGEST_PAUSE`, each drawn from its upper half.
+
+    Half fixed, half random ("equal jitter", Brooker, "Exponential Backoff and Jitter", 2015): many nodes do not
+    return to the source in step, and none returns at once.
+    """
+
+    __slots__ = ("failures", "first")
+
+    def __init__(self, first: float) -> None:
+        self.first = first
+        self.failures = 0
+
+    def failed(self, draw: float) -> float:
+        """Seconds to wait after one more failure."""
+        pause = min(self.first * 2.0 ** min(self.failures, 16), max(LONGEST_PAUSE, self.first))
+        self.failures += 1
+        return pause * (0.5 + draw / 2)
+
+    def succeeded(self) -> None:
+        """Start over."""
+        self.failures = 0

@@ -1,0 +1,92 @@
+"""Rows read by key: one load at a time for each, none of which overwrites what events have brought meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from .errors import DollopError, InvalidEntityError
+from .flight import Flights, Spawn
+from .replica.messages import Event
+from .replica.replica import Replica
+from .replica.stamp import ABSENT
+from .sourcing import Reader
+from .stats import Stats
+from .upkeep import Upkeep
+
+__all__ = ["KeyLoads"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+ATTEMPTS: Final = 3
+"""Reads of a key that events overtake before the last one is handed out, but not kept."""
+
+
+class KeyLoads(Flights[K, V], Generic[K, V]):
+    """The flights of one repository. `held(key)` is called when a row, or its absence, is kept."""
+
+    def __init__(
+        self,
+        replica: Replica[K, V],
+        reader: Reader[K, V],
+        upkeep: Upkeep[K, V],
+        stats: Stats,
+        *,
+        spawn: Spawn,
+        timeout: float | None,
+        publish: Callable[[Event], None],
+        held: Callable[[K], None],
+    ) -> None:
+        super().__init__(spawn, self._read, timeout=timeout, describe=self._about)
+        self._replica = replica
+        self._reader = reader
+        self._upkeep = upkeep
+        self._stats = stats
+        self._publish = publish
+        self._held = held
+
+    async def _read(self, keys: tuple[K, ...]) -> dict[K, V | None]:
+        table = self._replica.table
+        found: dict[K, V | None] = {}
+        left = list(keys)
+        try:
+            for _ in range(ATTEMPTS):
+                left = await self._read_once(left, found)
+                if not left:
+                    break
+        except DollopError as error:
+            self._stats.load_failures += 1
+            if not isinstance(error, InvalidEntityError):
+                self._upkeep.source_failed(error)
+            raise
+        self._upkeep.source_answered()
+        for key in keys:
+            if table.stamp(key) is not ABSENT:  # an event may have brought something newer
+                found[key] = table.live.get(key)
+        return found
+
+    async def _read_once(self, keys: list[K], found: dict[K, V | None]) -> list[K]:
+        """Read some keys; returns those for which events have overtaken the load."""
+        load = self._replica.begin_load(time.time())
+        overtaken = []
+        try:
+            self._stats.loads += 1
+            rows = await self._reader.load_many(keys)
+            for key in keys:
+                found[key] = rows.get(key)
+                counts, event = self._replica.loaded(load, key, found[key])
+                if not counts:
+                    overtaken.append(key)
+                    continue
+                self._held(key)
+                if event is not None and event.base != ABSENT:
+                    self._publish(event)
+        finally:
+            self._replica.end_load(load)
+        return overtaken
+
+    def _about(self, keys: tuple[K, ...]) -> str:
+        keys_text = f"key {keys[0]!r}" if len(keys) == 1 else f"{len(keys)} keys"
+        return f"{self._reader.name}, {keys_text}"

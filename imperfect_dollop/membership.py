@@ -1,0 +1,313 @@
+"""A node's life on the broker: one loop that receives, one that sends, and who else is there.
+
+Everything goes out through one loop in one order, so that a heartbeat never overtakes the events whose numbers it
+vouches for.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from .broker import Broker, Delivery, Down, Gap, Link, Message, Up
+from .errors import BrokerUnavailableError, ProtocolError
+from .freshness import Backoff
+from .replica.members import Members
+from .replica.messages import Events, Heartbeat, Phase, Refuse, Take, decode, encode
+from .seat import Seat
+
+__all__ = ["Membership"]
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_TIMEOUT: Final = 10.0
+"""Seconds after which a broker that has not taken a message counts as away."""
+
+RECONNECT_PAUSE: Final = 0.2
+"""Seconds before the first attempt to reconnect; doubles up to 30."""
+
+BREATH: Final = 500
+"""Events, or messages, taken in before the event loop gets its turn."""
+
+
+class Membership:
+    """One run of a node on its broker. `run_receiving` and `run_sending` are its two loops."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        seats: Sequence[Seat],
+        *,
+        namespace: str,
+        origin: str,
+        name: str,
+        heartbeat: float,
+    ) -> None:
+        self.origin = origin
+        self.name = name
+        self.heartbeat = heartbeat
+        self.link: Link | None = None
+        self.up = False
+        self.failure: str | None = None  # why the broker is away
+        self.rejected = 0  # messages that were none
+        self.members = Members(origin, heartbeat)
+        self.echoed = anyio.Event()  # our own messages come back
+        self.listening_since = 0.0  # monotonic
+        self.attempted = anyio.Event()  # the first attempt to connect has ended
+        self._broker = broker
+        self._namespace = namespace
+        self._seats = {seat.name: seat for seat in seats}
+        self._links = 0
+        self._beats = 0
+        self._beat_due = 0.0
+        self._leaving = False
+        self._work = anyio.Event()
+        self._news = anyio.Event()
+        self._idle = anyio.Event()
+
+    # -- for the seats ---------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._idle = anyio.Event()
+        self._work.set()
+
+    def beat_now(self) -> None:
+        """Something has changed that the others should know before the next heartbeat is due."""
+        self._beat_due = 0.0
+        self._work.set()
+
+    async def news(self, timeout: float) -> None:
+        """Wait until something is heard of the members, for at most `timeout` seconds."""
+        with anyio.move_on_after(timeout):
+            await self._news.wait()
+
+    async def publish(self, payload: bytes) -> None:
+        """Hand one message to the broker. Raises `BrokerUnavailableError`."""
+        link = self.link
+        if link is None or not self.up:
+            raise BrokerUnavailableError(f"{self.name}: the broker is away: {self.failure}")
+        try:
+            with anyio.fail_after(PUBLISH_TIMEOUT):
+                await link.publish(payload)
+        except TimeoutError as error:
+            raise BrokerUnavailableError(
+                f"{self.name}: the broker took no message for {PUBLISH_TIMEOUT:g} s"
+            ) from error
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    async def run_sending(self) -> None:
+        """Send what is queued, and a heartbeat when it is time; never returns."""
+        backoff = Backoff(RECONNECT_PAUSE)
+        while True:
+            self._work = anyio.Event()
+            try:
+                waiting = self.up and await self._send_some()
+            except BrokerUnavailableError as error:
+                logger.info("%s: not sent yet: %s", self.name, error)
+                await anyio.sleep(backoff.failed(random.random()))
+                continue
+            if waiting:
+                continue
+            if self.up:
+                backoff.succeeded()
+            if not any(seat.unsent for seat in self._seats.values()):
+                self._idle.set()
+            pause = max(0.0, self._beat_due - time.monotonic()) if self.up else self.heartbeat
+            with anyio.move_on_after(pause):
+                await self._work.wait()
+
+    async def _send_some(self) -> bool:
+        """One batch of each repository, and a heartbeat if it is due; whether there is more."""
+        for seat in self._seats.values():
+            batch = seat.next_batch()
+            if batch is not None:
+                await self.publish(encode(batch))
+                seat.sent()
+        if time.monotonic() >= self._beat_due:
+            self._beat_due = time.monotonic() + self.heartbeat
+            self._look_around()
+            await self.publish(encode(self._heartbeat()))
+        return any(seat.unsent for seat in self._seats.values())
+
+    def _heartbeat(self) -> Heartbeat:
+        self._beats += 1
+        alive = self.members.alive.keys()
+        return Heartbeat(
+            origin=self.origin,
+            name=self.name,
+            number=self._beats,
+            time=max((seat.replica.clock.time for seat in self._seats.values()), default=0),
+            leaving=self._leaving,
+            repositories=[
+                seat.session.state_for([*alive, self.origin]) for seat in self._seats.values()
+            ],
+        )
+
+    def _look_around(self) -> None:
+        """What is to be done once per heartbeat."""
+        for origin in self.members.expire(time.monotonic()):
+            self._gone(origin)
+        for seat in self._seats.values():
+            seat.session.sweep(self.members.horizon(seat.replica.clock.time))
+
+    async def flushed(self) -> None:
+        """Wait until everything queued so far, at least, was handed to the broker."""
+        while any(seat.unsent for seat in self._seats.values()):
+            await self._idle.wait()
+
+    async def leave(self) -> None:
+        """Say goodbye. Raises `BrokerUnavailableError`."""
+        self._leaving = True
+        await self.publish(encode(self._heartbeat()))
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    async def run_receiving(self) -> None:
+        """Connect, take in what arrives, connect again; never returns."""
+        backoff = Backoff(RECONNECT_PAUSE)
+        while True:
+            try:
+                async with self._broker.connect(self._namespace, self.origin) as link:
+                    backoff.succeeded()
+                    self._connected(link)
+                    await self._take_in(link)
+                self._down("the connection was closed")
+            except BrokerUnavailableError as error:
+                self._down(str(error))
+            finally:
+                self.up, self.link = False, None
+                self.attempted.set()
+            await anyio.sleep(backoff.failed(random.random()))
+
+    async def _take_in(self, link: Link) -> None:
+        taken = 0
+        deliveries = link.deliveries()
+        try:
+            async for delivery in deliveries:
+                try:
+                    taken += self._deliver(delivery)
+                except Exception:
+                    # A bug of ours, or an application's; what the message said is lost with it.
+                    logger.exception("%s: a message could not be taken in", self.name)
+                    self._lost("a message could not be taken in")
+                if taken >= BREATH:
+                    taken = 0
+                    await anyio.lowlevel.checkpoint()
+        finally:
+            aclose = getattr(deliveries, "aclose", None)
+            if aclose is not None:
+                with anyio.CancelScope(shield=True):
+                    await aclose()
+
+    def _deliver(self, delivery: Delivery) -> int:
+        """Take one delivery in; roughly how much work it was."""
+        if isinstance(delivery, Message):
+            return self._message(delivery.payload)
+        if isinstance(delivery, Gap):
+            self._lost(delivery.reason)
+        elif isinstance(delivery, Down):
+            self._down(delivery.reason)
+        elif isinstance(delivery, Up):
+            self._back()
+        return 1
+
+    def _message(self, payload: bytes) -> int:
+        try:
+            message = decode(payload)
+        except ProtocolError as error:
+            self.rejected += 1
+            logger.info("%s: rejected a message: %s", self.name, error)
+            return 1
+        if isinstance(message, Events):
+            seat = self._seats.get(message.repository)
+            if seat is not None and message.origin != self.origin:
+                seat.receive(message)
+            return len(message.events)
+        if isinstance(message, Heartbeat):
+            self._heard(message)
+        elif isinstance(message, Take):
+            seat = self._seats.get(message.repository)
+            if message.donor == self.origin and seat is not None:
+                seat.asked(message)
+        elif isinstance(message, Refuse):
+            for seat in self._seats.values():
+                seat.refused(message)
+        return 1
+
+    def _heard(self, beat: Heartbeat) -> None:
+        if beat.origin == self.origin:
+            if not self.echoed.is_set():
+                self.listening_since = time.monotonic()
+                self.echoed.set()
+                self._pulse()
+            return
+        before = self.members.alive.get(beat.origin)
+        ready_before = set() if before is None else _ready(before.beat)
+        if self.members.heard(beat, time.monotonic()):
+            logger.info("%s: %s has joined", self.name, beat.name)
+            self.beat_now()
+        if beat.leaving:
+            self._gone(beat.origin)
+        members = [*self.members.alive, self.origin]
+        for state in beat.repositories:
+            seat = self._seats.get(state.repository)
+            if seat is not None:
+                seat.session.heard(beat.origin, state, members)
+                if state.repository in _ready(beat) - ready_before:
+                    seat.session.upkeep.donor_appeared()
+        self._pulse()
+
+    # -- the link --------------------------------------------------------------------------------
+
+    def _connected(self, link: Link) -> None:
+        self.link = link
+        self._links += 1
+        self._back()
+        if self._links > 1:
+            self._lost("the connection to the broker was made anew")
+        self.attempted.set()
+
+    def _back(self) -> None:
+        if not self.up:
+            logger.info("%s: connected to the broker", self.name)
+        self.up, self.failure = True, None
+        self.beat_now()
+
+    def _down(self, reason: str) -> None:
+        if self.up or self.failure is None:
+            logger.warning("%s: the broker is away: %s", self.name, reason)
+            self.failure = reason
+        self.up = False
+        self.echoed = anyio.Event()
+        self._pulse()
+
+    def _lost(self, reason: str) -> None:
+        for seat in self._seats.values():
+            seat.session.lost(reason)
+
+    def _gone(self, origin: str) -> None:
+        logger.info("%s: member %s has gone", self.name, origin)
+        for seat in self._seats.values():
+            seat.replica.left(origin)
+        self._pulse()
+
+    def _pulse(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
+
+
+def _ready(beat: Heartbeat) -> set[str]:
+    """The repositories of which a node has a copy."""
+    return {
+        state.repository
+        for state in beat.repositories
+        if state.phase in (Phase.READY, Phase.REFRESHING)
+    }

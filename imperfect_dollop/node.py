@@ -1,0 +1,302 @@
+"""A process's membership of a cluster: its repositories and one broker, opened and closed together."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import secrets
+import socket
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
+
+import anyio
+
+from .broker import Broker
+from .brokers import from_url
+from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, NotReadyError
+from .membership import Membership
+from .repository import DRAIN_SECONDS, Repository
+from .seat import Seat
+from .supervisor import Supervisor
+
+__all__ = ["Node", "Startup"]
+
+logger = logging.getLogger(__name__)
+
+Startup: TypeAlias = Literal["background", "wait", "raise"]
+
+OFFER_WAIT: Final = 0.25
+"""Seconds that a newcomer waits to hear of a sibling with a copy: many times a broker's round trip."""
+
+OUTBOX: Final = 10_000
+"""Events of one repository that wait for a broker that is away, about 10 MB at a kilobyte each."""
+
+
+class Node:
+    """Keeps repositories in step with those of the same name on every other node of the namespace.
+
+    Parameters
+    ----------
+    broker:
+        a URL (``memory://name``), or a broker. What a URL opens is closed with the node, what is
+        handed in is left open.
+    repositories:
+        those of this node; each belongs to one node.
+    namespace:
+        nodes of different namespaces do not see each other.
+    name:
+        for people: shown to the other nodes, in logs and figures. By default host and process.
+    heartbeat:
+        seconds between heartbeats: how fast a lost event is noticed. The same on all nodes.
+    startup:
+        what entering does when the first attempt to reach the broker, or to fill a repository, fails:
+        ``"background"`` goes on and keeps trying, ``"wait"`` waits until all is there, ``"raise"`` raises. With all
+        well, entering returns when every preloading repository is filled.
+    offer_wait:
+        seconds that a newcomer waits to hear of a sibling with a copy before it asks the source.
+    shutdown_timeout:
+        seconds for sending what is queued when the node is left.
+    outbox:
+        most events of a repository that wait while the broker is away. With more, the oldest are given up, which
+        the siblings notice and repair.
+
+    Raises `ConfigurationError` for arguments that cannot work.
+    """
+
+    def __init__(
+        self,
+        broker: str | Broker,
+        *repositories: Repository[Any, Any],
+        namespace: str = "default",
+        name: str | None = None,
+        heartbeat: float = 1.0,
+        startup: Startup = "background",
+        offer_wait: float = OFFER_WAIT,
+        shutdown_timeout: float = 5.0,
+        outbox: int = OUTBOX,
+    ) -> None:
+        for repository in repositories:
+            if not isinstance(repository, Repository):
+                raise ConfigurationError(f"Node() takes repositories, not {repository!r}")
+        names = [repository.name for repository in repositories]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigurationError(
+                f"two repositories are named {', '.join(twice)}: give them a name="
+            )
+        if startup not in get_args(Startup):
+            raise ConfigurationError(
+                f"startup={startup!r} is none of {', '.join(get_args(Startup))}"
+            )
+        if not namespace:
+            raise ConfigurationError("namespace must not be empty")
+        if not (heartbeat > 0 and offer_wait >= 0 and shutdown_timeout >= 0 and outbox > 0):
+            raise ConfigurationError("heartbeat and outbox must be above 0, the waits not below")
+        self.repositories = repositories
+        self.namespace = namespace
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._broker = broker
+        self._heartbeat = heartbeat
+        self._startup = startup
+        self._offer_wait = offer_wait
+        self._shutdown_timeout = shutdown_timeout
+        self._outbox = outbox
+        self._supervisor: Supervisor | None = None
+        self._opened: Broker | None = None
+        self._seats: list[Seat] = []
+        self._membership: Membership | None = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} of {self.namespace!r}, {len(self.repositories)} repositories>"
+
+    # -- lifecycle -------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Join; see `startup` for when this returns."""
+        if self._supervisor is not None:
+            raise ConfigurationError(f"{self!r} is open already")
+        self._supervisor = supervisor = Supervisor(f"node {self.name}")
+        try:
+            await supervisor.start()
+            membership = self._attach(supervisor)
+            await self._start(supervisor, membership)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._release()
+            raise
+        return self
+
+    def _attach(self, supervisor: Supervisor) -> Membership:
+        if isinstance(self._broker, str):
+            broker = self._opened = from_url(self._broker)
+        else:
+            broker = self._broker
+        origin = secrets.token_hex(8)
+        seats = [
+            Seat(repository.name, supervisor, outbox=self._outbox, offer_wait=self._offer_wait)
+            for repository in self.repositories
+        ]
+        membership = Membership(
+            broker,
+            seats,
+            namespace=self.namespace,
+            origin=origin,
+            name=self.name,
+            heartbeat=self._heartbeat,
+        )
+        for repository, seat in zip(self.repositories, seats, strict=True):
+            seat.membership = membership
+            seat.session = repository.attach(
+                supervisor,
+                origin,
+                seat,
+                heartbeat=self._heartbeat,
+                apart=lambda: not membership.up,
+            )
+            self._seats.append(seat)
+        self._membership = membership
+        return membership
+
+    async def _start(self, supervisor: Supervisor, membership: Membership) -> None:
+        supervisor.keep(membership.run_receiving, name=f"receiving of {self.name}")
+        supervisor.keep(membership.run_sending, name=f"sending of {self.name}")
+        await membership.attempted.wait()
+        if not membership.up and self._startup == "raise":
+            raise BrokerUnavailableError(f"{self.name}: no broker: {membership.failure}")
+        while not membership.up and self._startup == "wait":
+            await membership.news(self._heartbeat)
+        for seat in self._seats:
+            seat.session.start()
+        for seat in self._seats:
+            await seat.session.started()
+        if self._startup == "wait":
+            await self.wait_ready()
+        for seat in self._seats:
+            if self._startup == "raise" and seat.replica.cold:
+                await seat.session.upkeep.warm()  # raises what has kept it cold
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave in order: no new work, send what is queued, say goodbye, close what was opened."""
+        membership = self._membership
+        with anyio.CancelScope(shield=True):
+            if membership is not None:
+                await self._leave(membership)
+            await self._release()
+
+    async def _leave(self, membership: Membership) -> None:
+        with anyio.move_on_after(DRAIN_SECONDS):
+            for seat in self._seats:
+                await seat.session.drain()
+        try:
+            with anyio.move_on_after(self._shutdown_timeout):
+                await membership.flushed()
+                await membership.leave()
+        except BrokerUnavailableError as error:
+            logger.info("%s: left without a goodbye: %s", self.name, error)
+        unsent = {seat.name: seat.unsent for seat in self._seats if seat.unsent}
+        if unsent:
+            logger.warning(
+                "%s: closed with events that were never sent; siblings will notice by digest"
+                " or refresh: %s",
+                self.name,
+                unsent,
+            )
+
+    async def _release(self) -> None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            await supervisor.stop()
+        for repository, _ in zip(self.repositories, self._seats, strict=False):
+            repository.detach()
+        self._seats.clear()
+        self._membership = None
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.aclose()
+
+    # -- what an application asks ----------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Wait until every preloading repository is filled, however many attempts that takes.
+
+        Raises `ClosedError`.
+        """
+        self._joined()
+        for seat in self._seats:
+            while seat.session.options.preload and seat.replica.cold:
+                try:
+                    await seat.session.upkeep.next_attempt()
+                except NotReadyError:
+                    continue
+
+    async def flush(self) -> None:
+        """Wait until everything written so far has been handed to the broker.
+
+        For as long as the broker is away. Raises `ClosedError`.
+        """
+        await self._joined().flushed()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the live nodes, this one included, as far as heartbeats tell."""
+        if self._membership is None:
+            return ()
+        others = (member.beat.name for member in self._membership.members.alive.values())
+        return tuple(sorted((self.name, *others)))
+
+    def status(self) -> dict[str, Any]:
+        """The cluster as seen from here, in plain types that JSON can carry."""
+        membership = self._membership
+        status: dict[str, Any] = {
+            "node": self.name,
+            "namespace": self.namespace,
+            "open": membership is not None,
+        }
+        if membership is None:
+            return status
+        states = [
+            seat.session.state_for([*membership.members.alive, membership.origin])
+            for seat in self._seats
+        ]
+        status["origin"] = membership.origin
+        status["broker"] = {"up": membership.up, "failure": membership.failure}
+        status["rejected_messages"] = membership.rejected
+        status["repositories"] = {
+            repository.name: {
+                "state": str(repository.state),
+                "digest": f"{state.digest:016x}",
+                "clean": state.clean,
+                "unsent": seat.unsent,
+                "info": dataclasses.asdict(repository.info()),
+                "stats": dataclasses.asdict(repository.stats),
+            }
+            for repository, seat, state in zip(self.repositories, self._seats, states, strict=True)
+        }
+        status["members"] = [
+            {
+                "node": member.beat.name,
+                "origin": origin,
+                "repositories": {
+                    state.repository: {
+                        "phase": state.phase.name.lower(),
+                        "digest": f"{state.digest:016x}",
+                        "clean": state.clean,
+                        "entities": state.entities,
+                    }
+                    for state in member.beat.repositories
+                },
+            }
+            for origin, member in sorted(membership.members.alive.items())
+        ]
+        return status
+
+    def _joined(self) -> Membership:
+        if self._membership is None:
+            raise ClosedError(f"{self.name} is not open: use it inside `async with`")
+        return self._membership

@@ -1,0 +1,111 @@
+"""What a repository that loads by key has to know beyond the rows: their ages, the misses, who goes first."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import OrderedDict
+from typing import Final, Generic, TypeVar
+
+from .freshness import due_after
+from .replica.replica import Replica
+from .stats import Stats
+
+__all__ = ["Ages"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_MISSES: Final = 100_000
+"""Absent keys remembered: enough for any real set of them, and a bound for a scan over random keys."""
+
+
+class Ages(Generic[K, V]):
+    """When each held key was read; keeps within `max_entries` by dropping the least recently used.
+
+    Times are monotonic seconds; `ttl` and `missing_ttl` are seconds, ``None`` for never.
+    """
+
+    def __init__(
+        self,
+        replica: Replica[K, V],
+        stats: Stats,
+        *,
+        ttl: float | None,
+        jitter: float,
+        missing_ttl: float,
+        max_entries: int | None,
+    ) -> None:
+        self._replica = replica
+        self._stats = stats
+        self._ttl = ttl
+        self._jitter = jitter
+        self._missing_ttl = missing_ttl
+        self._max_entries = max_entries
+        self._rows: OrderedDict[K, tuple[float, float]] = OrderedDict()  # read at, fresh until
+        self._misses: OrderedDict[K, float] = OrderedDict()  # remembered until
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def held(self, key: K) -> None:
+        """The replica now holds what was just read or written: a row, or that there is none."""
+        now = time.monotonic()
+        self._rows.pop(key, None)
+        self._misses.pop(key, None)
+        if key in self._replica.table.live:
+            until = (
+                now + due_after(self._ttl, self._jitter, random.random()) if self._ttl else NEVER
+            )
+            self._rows[key] = (now, until)
+            if self._max_entries is not None and len(self._rows) > self._max_entries:
+                oldest, _ = self._rows.popitem(last=False)
+                self._replica.forget(oldest)
+                self._stats.evictions += 1
+        else:
+            self._misses[key] = now + self._missing_ttl
+            if len(self._misses) > MAX_MISSES:
+                oldest, _ = self._misses.popitem(last=False)
+                self._replica.forget(oldest)
+
+    def age(self, key: K) -> float | None:
+        """Seconds since a held row was read; ``None`` if it is not held."""
+        times = self._rows.get(key)
+        return None if times is None else time.monotonic() - times[0]
+
+    def fresh(self, key: K) -> bool:
+        """Whether a held row is within its `ttl`; counts as its use."""
+        times = self._rows.get(key)
+        if times is None:
+            return False
+        if self._max_entries is not None:
+            self._rows.move_to_end(key)
+        return time.monotonic() < times[1]
+
+    def missing(self, key: K) -> bool:
+        """Whether the key is known to be absent."""
+        until = self._misses.get(key)
+        if until is None:
+            return False
+        if until > time.monotonic():
+            # An event may have told since that the row is there, or the miss was forgotten.
+            return key in self._replica.table.dead
+        del self._misses[key]
+        self._replica.forget(key)
+        return False
+
+    def expire_all(self) -> None:
+        """Whatever is held may be out of date; it is read again when asked for."""
+        for key, (read, _) in self._rows.items():
+            self._rows[key] = (read, 0.0)
+        for key in self._misses:
+            self._replica.forget(key)
+        self._misses.clear()
+
+    def drop(self) -> None:
+        """Nothing is held any more."""
+        self._rows.clear()
+        self._misses.clear()
+
+
+NEVER: Final = float("inf")

@@ -1,0 +1,583 @@
+"""What an application calls: reads from this process's memory, writes through to the source.
+
+A repository holds the whole set (`preload=True`) or what was asked for (`preload=False`). It runs in a
+`Node`, which keeps it in step with its siblings, or alone (``async with repository:``) as a cache
+of this process.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Sequence, ValuesView
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Generic, Self, TypeVar
+
+import anyio
+
+from .codecs import EntityCodec, KeyCodec, key_reader
+from .errors import (
+    ClosedError,
+    ConfigurationError,
+    DollopError,
+    EntityNotFoundError,
+    InvalidEntityError,
+    NotReadyError,
+    ReadOnlyError,
+    TooStaleError,
+)
+from .replica.messages import Kind
+from .replica.stamp import seconds
+from .session import Options, Session
+from .source import Source, verbs
+from .sourcing import Reader
+from .stats import Info, State, Stats
+from .supervisor import Supervisor
+from .upkeep import Place, Siblings
+
+__all__ = ["Repository"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+R = TypeVar("R")
+
+DRAIN_SECONDS: Final = 10.0
+"""How long closing waits for writes that are under way."""
+
+DEFAULT_JITTER: Final = 0.1
+"""Of `ttl`: spreads the refreshes of nodes that were started together."""
+
+
+class Repository(Generic[K, V]):
+    """The rows of one kind, in this process.
+
+    Parameters
+    ----------
+    entity:
+        their class: a dataclass, attrs class, `msgspec.Struct` or pydantic v2 model. Reads return the stored
+        objects themselves, so frozen classes are recommended.
+    source:
+        where they live.
+    key:
+        the attribute that is the key, a tuple of attributes, or a function of the entity.
+    version:
+        the attribute with the source's version of the row, an int; enables conflict detection.
+    name:
+        name on the wire, in logs and figures; by default the class's name.
+    preload:
+        hold the whole set. ``False``: load by key on demand.
+    ttl:
+        seconds after which data is refreshed, in the background while the old is served; ``None`` for never.
+    jitter:
+        seconds by which refreshes are spread, by coming earlier; by default a tenth of `ttl`.
+    retry_after:
+        seconds before a source that failed is asked again in the background; doubles up to 30.
+    hard_timeout:
+        seconds without progress after which a call of the source is given up; ``None`` for never.
+    missing_ttl:
+        seconds for which an absent key is remembered (on demand).
+    max_entries:
+        most rows held, the least recently used go first (on demand); ``None`` for no bound.
+    bootstrap:
+        where a cold node looks, in order: ``"sibling"``, ``"source"``, or an async function of the
+        repository that yields entities.
+    read_only:
+        writes raise `ReadOnlyError`.
+    copy:
+        reads hand out deep copies.
+
+    Raises `ConfigurationError` for settings that contradict each other or ask for what the source lacks.
+    """
+
+    def __init__(
+        self,
+        entity: type[V],
+        *,
+        source: Source[K, V],
+        key: str | tuple[str, ...] | Callable[[V], K] = "id",
+        version: str | None = None,
+        name: str | None = None,
+        preload: bool = True,
+        ttl: float | None = 120.0,
+        jitter: float | None = None,
+        retry_after: float = 1.0,
+        hard_timeout: float | None = 30.0,
+        missing_ttl: float = 5.0,
+        max_entries: int | None = None,
+        bootstrap: Sequence[Place] = ("sibling", "source"),
+        read_only: bool = False,
+        copy: bool = False,
+    ) -> None:
+        self._rows: EntityCodec[V] = EntityCodec(entity)
+        self.name = entity.__name__ if name is None else name
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 256:
+            raise ConfigurationError(f"name={name!r}: a name has 1 to 256 characters")
+        key_of, key_type = key_reader(entity, key)
+        self._keys: KeyCodec[K] = KeyCodec(key_type)
+        if version is not None and not hasattr(entity, version) and version not in _fields(entity):
+            raise ConfigurationError(
+                f"{self.name}: version={version!r} is no attribute of {entity.__name__}"
+            )
+        able = verbs(source)
+        _check_source(self.name, able, preload=preload, read_only=read_only)
+        self._options = Options(
+            preload=preload,
+            versioned=version is not None,
+            ttl=ttl,
+            jitter=DEFAULT_JITTER * (ttl or 0.0) if jitter is None else jitter,
+            retry_after=retry_after,
+            hard_timeout=hard_timeout,
+            missing_ttl=missing_ttl,
+            max_entries=max_entries,
+            bootstrap=tuple(bootstrap),
+            can_reread=bool(able & {"load", "load_many"}),
+        )
+        fault = self._options.fault()
+        if fault is not None:
+            raise ConfigurationError(f"{self.name}: {fault}")
+        self._reader: Reader[K, V] = Reader(
+            self.name, source, entity=entity, key_of=key_of, version=version, timeout=hard_timeout
+        )
+        self._read_only = read_only
+        self._copy = copy
+        self._alone: Supervisor | None = None
+        self._session: Session[K, V] | None = None
+        self._apart: Callable[[], bool] = lambda: False
+        self._last_stats = Stats()
+        # Rows that may be answered with nothing else to consider: all of them, or none.
+        self._hot: dict[K, V] = {}
+        self._hits = 0
+
+    def __repr__(self) -> str:
+        return f"<Repository {self.name} {self.state}>"
+
+    # -- lifecycle -------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Use it alone, with no node. Returns when data is there or the first load has failed."""
+        if self._session is not None:
+            raise ConfigurationError(f"{self.name} is open already; a repository has one owner")
+        supervisor = Supervisor(f"repository {self.name}")
+        await supervisor.start()
+        self._alone = supervisor
+        try:
+            session = self.attach(supervisor, secrets.token_hex(8), None)
+            session.start()
+            await session.started()
+        except BaseException:
+            await self._close_alone(supervisor)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        supervisor, session = self._alone, self._session
+        if supervisor is None or session is None:
+            return
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(DRAIN_SECONDS):
+                await session.drain()
+            await self._close_alone(supervisor)
+
+    async def _close_alone(self, supervisor: Supervisor) -> None:
+        self._alone = None
+        with anyio.CancelScope(shield=True):
+            await supervisor.stop()
+        self.detach()
+
+    def attach(
+        self,
+        supervisor: Supervisor,
+        origin: str,
+        siblings: Siblings | None,
+        *,
+        heartbeat: float = 1.0,
+        apart: Callable[[], bool] = lambda: False,
+    ) -> Session[K, V]:
+        """For a `Node`: begin a session whose background work runs in `supervisor`.
+
+        Raises `ConfigurationError` if the repository is open already.
+        """
+        if self._session is not None:
+            raise ConfigurationError(f"{self.name} is open already; a repository has one owner")
+        session: Session[K, V] = Session(
+            self._reader,
+            self._keys,
+            self._rows,
+            self._options,
+            owner=self,
+            keep=self._out,
+            supervisor=supervisor,
+            origin=origin,
+            siblings=siblings,
+            heartbeat=heartbeat,
+        )
+        session.upkeep.on_warm = self._heat
+        if self._options.preload:
+            session.upkeep.on_cold = self._cool
+        self._session = session
+        self._apart = apart
+        self._hits = 0
+        return session
+
+    def detach(self) -> None:
+        """For a `Node`: end the session."""
+        session, self._session = self._session, None
+        self._cool()
+        if session is not None:
+            session.close()
+            self._last_stats = self._counted(session)
+
+    def _heat(self) -> None:
+        if not self._copy and self._session is not None:
+            self._hot = self._session.replica.table.live
+
+    def _cool(self) -> None:
+        self._hot = {}
+
+    # -- reads that may wait ---------------------------------------------------------------------
+
+    async def get(self, key: K, *, max_staleness: float | None = None) -> V | None:
+        """The row with this key, or ``None`` if there is none.
+
+        Waits only for what is not in memory: before the first complete load, and for a key that is
+        loaded on demand. With `max_staleness` (seconds) older data is read again first, and
+        `TooStaleError` raised if that fails. Other errors: `NotReadyError`, `ClosedError`,
+        `SourceUnavailableError`, `LoadTimeoutError`, and `InvalidEntityError` for an unhashable key.
+        """
+        try:
+            entity = self._hot.get(key)
+        except TypeError as error:
+            raise self._unhashable(key) from error
+        if entity is not None and max_staleness is None:
+            self._hits += 1
+            return entity
+        session = self._open()
+        if self._options.preload:
+            await session.upkeep.warm()
+            if max_staleness is not None:
+                await self._not_older(session, key, max_staleness)
+            entity = session.replica.table.live.get(key)
+            self._count(session, entity is not None)
+            return self._out(entity)
+        return self._out(await self._get_on_demand(session, key, max_staleness))
+
+    async def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """The rows that exist of these keys; absent ones are left out. Errors as `get`."""
+        session = self._open()
+        wanted = list(keys)
+        live = session.replica.table.live
+        try:
+            if self._options.preload:
+                await session.upkeep.warm()
+                found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
+                session.stats.hits += len(found)
+                session.stats.misses += len(wanted) - len(found)
+                return {key: self._out(entity) for key, entity in found.items()}
+            rows: dict[K, V | None] = {}
+            for key in wanted:
+                known, entity = self._known(session, key)
+                if known:
+                    rows[key] = entity
+            absent = [key for key in dict.fromkeys(wanted) if key not in rows]
+        except TypeError as error:
+            raise self._unhashable(wanted) from error
+        if absent:
+            session.stats.misses += len(absent)
+            rows.update(await session.loads.join_many(absent))
+        return {key: self._out(entity) for key in wanted if (entity := rows[key]) is not None}
+
+    async def get_all(self) -> Sequence[V]:
+        """Every row. Only where the whole set is held; errors as `get`."""
+        session = self._open()
+        self._need_whole("get_all()")
+        await session.upkeep.warm()
+        return [self._out(entity) for entity in session.replica.table.live.values()]
+
+    # -- reads that never wait -------------------------------------------------------------------
+
+    def peek(self, key: K) -> V | None:
+        """What is in memory for the key now, or ``None``. Raises `NotReadyError` before there is anything."""
+        try:
+            entity = self._hot.get(key)
+            if entity is not None:
+                return entity
+            return self._out(self._live().get(key))
+        except TypeError as error:
+            raise self._unhashable(key) from error
+
+    def __getitem__(self, key: K) -> V:
+        entity = self.peek(key)
+        if entity is None:
+            raise EntityNotFoundError(f"{self.name} has no row with the key {key!r} in memory")
+        return entity
+
+    def __contains__(self, key: K) -> bool:
+        try:
+            return key in self._live()
+        except TypeError as error:
+            raise self._unhashable(key) from error
+
+    def __len__(self) -> int:
+        return len(self._live())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def keys(self) -> KeysView[K]:
+        """The keys in memory: a live view, as a dict's."""
+        return MappingProxyType(self._live()).keys()
+
+    def values(self) -> ValuesView[V]:
+        """The rows in memory: a live view, as a dict's."""
+        return self._handed_out().values()
+
+    def items(self) -> ItemsView[K, V]:
+        """Keys and rows in memory: a live view, as a dict's."""
+        return self._handed_out().items()
+
+    # -- writes ----------------------------------------------------------------------------------
+
+    async def create(self, entity: V) -> V:
+        """Insert a row; returns it as stored, with what the source has generated.
+
+        Like all writes it returns once the source has committed and this process shows the row; siblings
+        follow, and a broker that is away does not fail it. Once begun it is carried through, even if the
+        caller is cancelled.
+
+        Raises `EntityExistsError`, `ConflictError`, `SourceUnavailableError`, `LoadTimeoutError`,
+        `ReadOnlyError`, `InvalidEntityError`, `NotReadyError`, `ClosedError`.
+        """
+        return self._out(await (await self._writable()).writer.create(entity))
+
+    async def update(self, entity: V) -> V:
+        """Replace the row with the entity's key; returns it as stored, with its new version.
+
+        Raises `EntityNotFoundError`, `ConflictError` if the source has another version than the entity's, and
+        otherwise as `create`.
+        """
+        return self._out(await (await self._writable()).writer.update(entity))
+
+    async def delete(self, key: K) -> None:
+        """Delete a row: of a versioned repository only in the version that is held here.
+
+        Raises as `update`.
+        """
+        session = await self._writable()
+        try:
+            hash(key)
+        except TypeError as error:
+            raise self._unhashable(key) from error
+        await session.writer.delete(key)
+
+    # -- upkeep ----------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Read the source again, now, and tell the siblings what differs.
+
+        Of an on-demand repository the rows that are held. Raises as `get`.
+        """
+        session = self._open()
+        if self._options.preload:
+            await session.upkeep.warm()
+            await session.upkeep.refresh()
+        elif held := list(session.replica.table.live):
+            await session.loads.join_many(held)
+
+    async def invalidate(self, *keys: K) -> None:
+        """These rows may have changed behind our back: on every node they are read again.
+
+        Where the whole set is held they are read here, now, and differences are published; on demand every
+        node drops them. Raises as `get`.
+        """
+        session = self._open()
+        for key in keys:
+            try:
+                hash(key)
+            except TypeError as error:
+                raise self._unhashable(key) from error
+        if self._options.preload:
+            await session.upkeep.warm()
+            if self._options.can_reread:
+                await session.upkeep.reread(keys)
+            else:
+                await session.upkeep.refresh()
+            return
+        for key in keys:
+            session.replica.forget(key)
+            session.publish(session.replica.announce(Kind.FORGET, key, time.time()))
+
+    async def clear(self) -> None:
+        """Every node drops what it holds; where the whole set is held, it is loaded anew.
+
+        Reads wait meanwhile. Raises `ClosedError`.
+        """
+        session = self._open()
+        session.publish(session.replica.announce(Kind.CLEAR, None, time.time()))
+        session.upkeep.take(session.replica.cleared())
+
+    # -- state -----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What can be promised to a reader now."""
+        session = self._session
+        return State.CLOSED if session is None else session.state(apart=self._apart())
+
+    @property
+    def stats(self) -> Stats:
+        """Counters since the repository was opened: a copy."""
+        session = self._session
+        return self._last_stats if session is None else self._counted(session)
+
+    def info(self) -> Info:
+        """How much there is and how fresh it is."""
+        session = self._session
+        return Info(0, None, None, None, None) if session is None else session.info()
+
+    # -- within ----------------------------------------------------------------------------------
+
+    async def _get_on_demand(
+        self, session: Session[K, V], key: K, max_staleness: float | None
+    ) -> V | None:
+        try:
+            known, entity = self._known(session, key, max_staleness)
+        except TypeError as error:
+            raise self._unhashable(key) from error
+        if known:
+            return entity
+        session.stats.misses += 1
+        try:
+            return await session.loads.join(key)
+        except DollopError as error:
+            if max_staleness is not None and session.ages.age(key) is not None:
+                raise TooStaleError(
+                    f"{self.name}: key {key!r} is older than {max_staleness:g} s and could not be"
+                    f" read again: {error}"
+                ) from error
+            raise
+
+    def _known(
+        self, session: Session[K, V], key: K, max_staleness: float | None = None
+    ) -> tuple[bool, V | None]:
+        """Whether memory answers for a key, and its answer; begins a refresh of what is stale."""
+        entity = session.replica.table.live.get(key)
+        ages = session.ages
+        if entity is None:
+            known = ages.missing(key)
+            session.stats.hits += known
+            return known, None
+        fresh = ages.fresh(key)
+        if max_staleness is not None:
+            age = ages.age(key)
+            if age is None or age > max_staleness:
+                return False, None
+        elif not fresh:
+            session.stats.stale_served += 1
+            if key not in session.loads and session.upkeep.may_try:
+                session.loads.start((key,))
+        session.stats.hits += 1
+        return True, entity
+
+    async def _not_older(self, session: Session[K, V], key: K, max_staleness: float) -> None:
+        """Read a row of the whole set again if it is older than that."""
+        age = session.upkeep.age
+        written = session.replica.known_since(key)
+        if written:
+            age = min(time.time() - seconds(written), age if age is not None else float("inf"))
+        if age is not None and age <= max_staleness:
+            return
+        try:
+            if self._options.can_reread:
+                await session.loads.join(key)
+            else:
+                await session.upkeep.refresh()
+        except ClosedError:
+            raise
+        except DollopError as error:
+            raise TooStaleError(
+                f"{self.name}: key {key!r} may be older than {max_staleness:g} s and could not be"
+                f" read again: {error}"
+            ) from error
+
+    def _count(self, session: Session[K, V], found: bool) -> None:
+        if found:
+            session.stats.hits += 1
+        else:
+            session.stats.misses += 1
+
+    def _counted(self, session: Session[K, V]) -> Stats:
+        stats = session.counted()
+        return dataclasses.replace(stats, hits=stats.hits + self._hits)
+
+    def _open(self) -> Session[K, V]:
+        session = self._session
+        if session is None or session.closed:
+            raise ClosedError(
+                f"{self.name} is not open: use it inside `async with Node(...)`, or alone with"
+                " `async with repository`"
+            )
+        return session
+
+    def _live(self) -> dict[K, V]:
+        session = self._open()
+        if session.replica.cold:
+            raise NotReadyError(
+                f"{self.name}: the first complete load has not ended; await get(), or"
+                " node.wait_ready()"
+            )
+        return session.replica.table.live
+
+    async def _writable(self) -> Session[K, V]:
+        session = self._open()
+        if self._read_only:
+            raise ReadOnlyError(f"{self.name} was declared read_only=True")
+        if self._options.preload:
+            await session.upkeep.warm()
+        return session
+
+    def _need_whole(self, what: str) -> None:
+        if not self._options.preload:
+            raise ConfigurationError(f"{self.name}: {what} needs preload=True")
+
+    def _out(self, entity: R) -> R:
+        """What crosses the line between the caller and what is kept (``None`` stays so)."""
+        return copying.deepcopy(entity) if self._copy else entity
+
+    def _handed_out(self) -> MappingProxyType[K, V]:
+        live = self._live()
+        if self._copy:
+            live = {key: self._out(entity) for key, entity in live.items()}
+        return MappingProxyType(live)
+
+    def _unhashable(self, key: object) -> InvalidEntityError:
+        return InvalidEntityError(f"{self.name}: {key!r} cannot be a key, it is not hashable")
+
+
+def _fields(entity: type) -> dict[str, Any]:
+    return {name: None for base in entity.__mro__ for name in getattr(base, "__annotations__", ())}
+
+
+def _check_source(name: str, able: frozenset[str], *, preload: bool, read_only: bool) -> None:
+    """Raises `ConfigurationError` unless the source can do what will be asked of it."""
+    if preload and "load_all" not in able:
+        raise ConfigurationError(
+            f"{name}: the source has no load_all, which preload=True needs; give it one, or load by"
+            " key with preload=False"
+        )
+    if not preload and not able & {"load", "load_many"}:
+        raise ConfigurationError(
+            f"{name}: the source has neither load nor load_many, which preload=False needs"
+        )
+    lacking = [verb for verb in ("create", "update", "delete") if verb not in able]
+    if lacking and not read_only:
+        raise ConfigurationError(
+            f"{name}: the source has no {', '.join(lacking)}; give it all three, or declare the"
+            " repository read_only=True"
+        )

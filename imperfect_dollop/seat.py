@@ -1,0 +1,195 @@
+"""One repository's place in a node: what it sends, what it asks of its siblings, what it gives them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from .errors import BrokerUnavailableError
+from .exchange import MAX_DONATIONS, Joining, give
+from .outbox import Outbox
+from .replica.messages import Event, Events, Phase, Refuse, Take, encode
+from .replica.replica import Effect, Replica
+from .replica.snapshot import Donor
+from .session import Session
+from .supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from .membership import Membership
+
+__all__ = ["Seat"]
+
+logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS: Final = 0.02
+"""How long a joiner that has found a donor waits for a fresher one: a few round trips."""
+
+TURN_BEATS: Final = 3
+"""Heartbeats for which nobody has begun to load, after which a node loads out of turn."""
+
+
+class Seat:
+    """Implements `imperfect_dollop.upkeep.Siblings` for one repository of a node."""
+
+    session: Session[Any, Any]
+    membership: Membership
+
+    def __init__(
+        self, name: str, supervisor: Supervisor, *, outbox: int, offer_wait: float
+    ) -> None:
+        self.name = name
+        self.outbox = Outbox(outbox)
+        self.donating = 0
+        self._supervisor = supervisor
+        self._offer_wait = offer_wait
+        self._batch: Events | None = None  # numbered, and not known to have been sent
+        self._joining: Joining | None = None
+        self._addresses = itertools.count(1)
+
+    @property
+    def replica(self) -> Replica[Any, Any]:
+        """The replica of the session."""
+        return self.session.replica
+
+    # -- out -------------------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        """Events that the broker has not taken yet."""
+        return len(self.outbox) + (len(self._batch.events) if self._batch is not None else 0)
+
+    def publish(self, event: Event) -> None:
+        """Queue an event for the siblings."""
+        self.outbox.add(event)
+        self.membership.wake()
+
+    def next_batch(self) -> Events | None:
+        """What to send next: the same again until `sent` is called."""
+        if self._batch is None:
+            events, skipped = self.outbox.batch()
+            self.replica.skip(skipped)
+            if not events:
+                return None
+            self._batch = self.replica.pack(self.name, events)
+        return self._batch
+
+    def sent(self) -> None:
+        """The broker has taken the batch."""
+        if self._batch is not None:
+            self.session.stats.events_sent += len(self._batch.events)
+            self._batch = None
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def receive(self, events: Events) -> None:
+        """Events of a sibling."""
+        self.session.receive(events)
+        if self._joining is not None:
+            self._joining.arrived()
+
+    def asked(self, take: Take) -> None:
+        """A sibling wants a snapshot."""
+        self._supervisor.spawn(self._answer, take, name=f"snapshot of {self.name}")
+
+    def refused(self, refuse: Refuse) -> None:
+        """A donor does not give."""
+        if self._joining is not None and refuse.address == self._joining.address:
+            self._joining.refused(refuse.reason)
+
+    async def _answer(self, take: Take) -> None:
+        link = self.membership.link
+        replica = self.replica
+        if link is None:
+            return
+        reason = None
+        if take.fingerprint != replica.rows.fingerprint:
+            reason = "another schema"
+        elif replica.cold or not replica.whole or self.session.closed:
+            reason = "no copy here"
+        elif self.donating >= MAX_DONATIONS:
+            reason = "busy"
+        self.donating += 1
+        try:
+            if reason is not None:
+                await self.membership.publish(
+                    encode(Refuse(self.membership.origin, take.address, reason))
+                )
+                return
+            clean = lambda: self.session.upkeep.clean and not replica.cold  # noqa: E731
+            await give(link, Donor(replica, take, clean), take.address)
+        except BrokerUnavailableError as error:
+            logger.info("%s: a snapshot was not taken to its end: %s", self.name, error)
+        finally:
+            self.donating -= 1
+
+    # -- Siblings --------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """The phase has changed."""
+        self.membership.beat_now()
+
+    def refreshing(self) -> bool:
+        """Whether a sibling loads everything."""
+        return self.membership.members.loading(self.name, Phase.REFRESHING)
+
+    async def snapshot(self, *, clean: bool) -> list[Effect] | None:
+        """Ask the freshest sibling for its copy, then the next one; ``None`` if none has one.
+
+        A node that has just begun to listen gives the others `offer_wait` seconds to be heard.
+        """
+        membership = self.membership
+        with anyio.move_on_after(self._offer_wait):
+            await membership.echoed.wait()
+        joining = Joining(self.replica, self.name)
+        tried: set[str] = set()
+        settled = False
+        while membership.link is not None and membership.echoed.is_set():
+            donor = membership.members.donor(
+                self.name, self.replica.rows.fingerprint, clean=clean, without=tried
+            )
+            if donor is not None and not settled:
+                settled = True
+                await anyio.sleep(SETTLE_SECONDS)
+                continue
+            if donor is not None:
+                tried.add(donor)
+                effects = await self._take(joining, membership.link, donor)
+                if effects is not None:
+                    return effects
+                continue
+            left = membership.listening_since + self._offer_wait - time.monotonic()
+            if left <= 0 or not clean or membership.members.loading(self.name):
+                return None
+            await membership.news(left)
+        return None
+
+    async def _take(self, joining: Joining, link: Any, donor: str) -> list[Effect] | None:
+        address = f"{self.membership.origin}.{self.name}.{next(self._addresses)}"
+        self._joining = joining
+        try:
+            return await joining.take(link, donor, address)
+        finally:
+            self._joining = None
+
+    async def turn(self, failures: int) -> bool:
+        """Wait for this node's turn to load; False as soon as a sibling has a copy."""
+        membership = self.membership
+        fingerprint = self.replica.rows.fingerprint
+        patience = TURN_BEATS * membership.heartbeat
+        give_up = time.monotonic() + patience
+        while membership.up:
+            members = membership.members
+            if members.donor(self.name, fingerprint, clean=True, without=()) is not None:
+                return False
+            if members.loading(self.name):
+                give_up = time.monotonic() + patience
+            elif members.first_in_line(self.name, fingerprint, failures):
+                return True
+            if time.monotonic() >= give_up:
+                return True
+            await membership.news(membership.heartbeat)
+        return True

@@ -1,0 +1,261 @@
+"""One run of a repository, from when it is opened until it is closed: its replica and what serves it.
+
+A repository that is opened again gets a new session with a new origin, and starts cold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Generic, TypeVar
+
+from .codecs import EntityCodec, KeyCodec
+from .errors import ClosedError
+from .loading import KeyLoads
+from .on_demand import Ages
+from .replica.messages import Event, Events, Phase, RepositoryState
+from .replica.replica import Replica
+from .replica.stamp import seconds
+from .sourcing import Reader
+from .stats import Info, State, Stats
+from .supervisor import Supervisor
+from .upkeep import Place, Siblings, Upkeep
+from .writing import Writer
+
+__all__ = ["Options", "Session"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The checked settings of a repository; see `Repository` for what they mean."""
+
+    preload: bool
+    versioned: bool
+    ttl: float | None
+    jitter: float
+    retry_after: float
+    hard_timeout: float | None
+    missing_ttl: float
+    max_entries: int | None
+    bootstrap: tuple[Place, ...]
+    can_reread: bool
+
+    def fault(self) -> str | None:
+        """What is wrong with a setting, or with two of them together."""
+        for name in ("ttl", "hard_timeout", "retry_after", "missing_ttl"):
+            seconds_given: float | None = getattr(self, name)
+            if seconds_given is not None and not seconds_given > 0:
+                return f"{name}={seconds_given!r} must be seconds above 0"
+        if self.ttl is None and self.jitter:
+            return f"jitter={self.jitter!r} spreads the refreshes of ttl, which is None"
+        if self.ttl is not None and not 0 <= self.jitter <= self.ttl:
+            return f"jitter={self.jitter!r} must be from 0 to ttl={self.ttl!r} seconds"
+        if self.max_entries is not None and self.preload:
+            return "max_entries bounds what is loaded on demand; preload=True holds all rows"
+        if self.max_entries is not None and self.max_entries < 1:
+            return f"max_entries={self.max_entries!r} must be at least 1"
+        if self.preload and not self.bootstrap:
+            return "bootstrap=() leaves a cold node nowhere to look"
+        for place in self.bootstrap:
+            if place not in ("sibling", "source") and not callable(place):
+                return f"bootstrap entry {place!r} is neither 'sibling', 'source' nor a function"
+        return None
+
+
+class Session(Generic[K, V]):
+    """What runs while a repository is open. `siblings` is ``None`` where it is used alone."""
+
+    def __init__(
+        self,
+        reader: Reader[K, V],
+        keys: KeyCodec[K],
+        rows: EntityCodec[V],
+        options: Options,
+        *,
+        owner: object,
+        keep: Callable[[V], V],
+        supervisor: Supervisor,
+        origin: str,
+        siblings: Siblings | None,
+        heartbeat: float,
+    ) -> None:
+        self.name = reader.name
+        self.options = options
+        self.stats = Stats()
+        self.closed = False
+        self._supervisor = supervisor
+        self._siblings = siblings
+        self.replica: Replica[K, V] = Replica(
+            origin,
+            keys,
+            rows,
+            key_of=lambda entity: reader.stored(entity, "an event brought"),
+            version_of=reader.version_of,
+            whole=options.preload,
+            settle=2 * heartbeat,
+        )
+        self.upkeep: Upkeep[K, V] = Upkeep(
+            self.replica,
+            reader,
+            self.stats,
+            siblings=siblings,
+            bootstrap=options.bootstrap,
+            owner=owner,
+            ttl=options.ttl,
+            jitter=options.jitter,
+            retry_after=options.retry_after,
+            can_reread=options.can_reread,
+        )
+        self.ages: Ages[K, V] = Ages(
+            self.replica,
+            self.stats,
+            ttl=options.ttl,
+            jitter=options.jitter,
+            missing_ttl=options.missing_ttl,
+            max_entries=options.max_entries,
+        )
+        held = _ignore if options.preload else self.ages.held
+        self.loads: KeyLoads[K, V] = KeyLoads(
+            self.replica,
+            reader,
+            self.upkeep,
+            self.stats,
+            spawn=supervisor.spawn,
+            timeout=options.hard_timeout,
+            publish=self.publish,
+            held=held,
+        )
+        self.writer: Writer[K, V] = Writer(
+            self.replica,
+            reader,
+            self.upkeep,
+            self.stats,
+            supervisor=supervisor,
+            versioned=options.versioned,
+            publish=self.publish,
+            held=held,
+            keep=keep,
+        )
+        if options.preload:
+            self.replica.go_cold()
+        else:
+            self.upkeep.on_doubt_of_all = self.ages.expire_all
+            self.upkeep.on_cold = self.ages.drop
+            self.upkeep.phase = Phase.READY
+
+    def start(self) -> None:
+        """Begin the background work."""
+        self._supervisor.keep(self.upkeep.run, name=f"upkeep of {self.name}")
+
+    async def started(self) -> None:
+        """Wait until there is data, or the first attempt to get it has failed."""
+        if self.options.preload:
+            await self.upkeep.attempted()
+
+    async def drain(self) -> None:
+        """Take no new work, and wait for the writes under way."""
+        self.closed = True
+        await self.writer.drained()
+
+    def close(self) -> None:
+        """Tell whoever still waits."""
+        self.closed = True
+        self.upkeep.close()
+
+    def check_open(self) -> None:
+        """Raises `ClosedError` unless open."""
+        if self.closed:
+            raise ClosedError(f"{self.name} is closed")
+
+    def publish(self, event: Event) -> None:
+        """Queue an event for the siblings, if there can be any."""
+        if self._siblings is not None:
+            self._siblings.publish(event)
+
+    # -- what the node brings and asks -----------------------------------------------------------
+
+    def receive(self, events: Events) -> None:
+        """Events of a sibling."""
+        self.stats.events_received += len(events.events)
+        self.upkeep.take(self.replica.receive(events, time.time()))
+
+    def heard(self, origin: str, peer: RepositoryState, members: Collection[str]) -> None:
+        """What a sibling's heartbeat says of this repository."""
+        self.upkeep.take(self.replica.heard(origin, peer, members, time.time()))
+
+    def lost(self, reason: str) -> None:
+        """Messages may have been lost."""
+        self.upkeep.take(self.replica.lost(reason))
+
+    def sweep(self, horizon: int) -> None:
+        """Forget what no longer matters."""
+        self.replica.sweep(time.time(), horizon)
+
+    def state_for(self, members: Collection[str]) -> RepositoryState:
+        """What this node's heartbeat says of this repository."""
+        replica, table = self.replica, self.replica.table
+        return RepositoryState(
+            repository=self.name,
+            fingerprint=replica.rows.fingerprint,
+            phase=self.upkeep.phase,
+            clean=self.upkeep.clean,
+            sequence=replica.sequence,
+            progress=replica.progress(members),
+            digest=table.root,
+            entities=len(table.live),
+            confirmed=replica.confirmed,
+            failures=self.upkeep.failures,
+        )
+
+    # -- what the application asks ---------------------------------------------------------------
+
+    def state(self, *, apart: bool) -> State:
+        """What can be promised to a reader; `apart` while the broker is away."""
+        if self.closed:
+            return State.CLOSED
+        upkeep = self.upkeep
+        if self.replica.cold:
+            return State.LOADING if upkeep.trying else State.COLD
+        stale = self.options.preload and self._stale_for() is not None
+        if apart or stale or upkeep.failure is not None or upkeep.missing is not None:
+            return State.DEGRADED
+        return State.READY
+
+    def info(self) -> Info:
+        """See `Info`."""
+        age = self.upkeep.age
+        stale_for = self._stale_for()
+        confirmed = self.replica.confirmed
+        return Info(
+            entities=len(self.replica.table.live),
+            last_source_read=seconds(confirmed) if confirmed else None,
+            source_alive_since=self.upkeep.alive_since,
+            data_age=age,
+            stale_since=None if stale_for is None else time.time() - stale_for,
+        )
+
+    def counted(self) -> Stats:
+        """The counters as of now, those of the replica included."""
+        counts = self.replica.counts
+        return dataclasses.replace(
+            self.stats,
+            applied=counts.applied,
+            ignored=counts.ignored,
+            duplicates=counts.duplicates,
+            doubts=counts.doubts,
+            gaps=counts.gaps,
+            rejected=counts.rejected,
+        )
+
+    def _stale_for(self) -> float | None:
+        """Seconds by which the whole set is older than `ttl`; ``None`` if it is not."""
+        age, ttl = self.upkeep.age, self.options.ttl
+        return age - ttl if age is not None and ttl is not None and age > ttl else None
+
+
+def _ignore(key: Any) -> None:
+    """Where the whole set is held, nothing is to be noted for a key."""

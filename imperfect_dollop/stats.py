@@ -1,0 +1,83 @@
+"""Counters and the figures that `Repository.info` gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+
+__all__ = ["Info", "State", "Stats"]
+
+
+class State(StrEnum):
+    """What a repository can do for a reader. Compares equal to its plain text."""
+
+    CLOSED = "closed"
+    """Not open: calls raise `ClosedError`."""
+    COLD = "cold"
+    """Nothing is held, and the last attempt to fill it failed; the next one is due soon."""
+    LOADING = "loading"
+    """Nothing is held yet; asynchronous reads wait."""
+    READY = "ready"
+    """Everything is held and, as far as is known, in step."""
+    DEGRADED = "degraded"
+    """Answering from memory, but source or broker is away, or something that was missed is still
+    to be repaired."""
+
+
+@dataclasses.dataclass(slots=True)
+class Stats:
+    """Plain counters since the repository was opened."""
+
+    hits: int = 0
+    """Reads answered from memory."""
+    misses: int = 0
+    """Reads of a key that was not in memory; where the whole set is held, of an absent key."""
+    stale_served: int = 0
+    """Hits on data older than `ttl`."""
+    loads: int = 0
+    """Reads of the source by key, each for one or many keys."""
+    full_loads: int = 0
+    """Reads of the whole set from the source."""
+    load_failures: int = 0
+    """Reads of the source that failed, of either kind."""
+    writes: int = 0
+    """Creates, updates and deletes that the source has committed."""
+    conflicts: int = 0
+    """Writes that the source refused because of another version or a constraint."""
+    snapshots: int = 0
+    """Copies of the whole set taken from siblings."""
+    evictions: int = 0
+    """Entries dropped to stay within `max_entries`."""
+    events_sent: int = 0
+    """Events handed to the broker."""
+    events_received: int = 0
+    """Events of siblings that were taken in."""
+    applied: int = 0
+    """Events that changed what is held."""
+    ignored: int = 0
+    """Events that were not the newest state of their row, or of rows not held here."""
+    duplicates: int = 0
+    """Events that had been taken in before."""
+    doubts: int = 0
+    """Keys that had to be read again because the order of events was in doubt."""
+    gaps: int = 0
+    """Times that something was noticed to be missing, and the whole set was compared."""
+    rejected: int = 0
+    """Events that could not be read or believed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Info:
+    """How fresh a repository is. Times are seconds since the epoch, ages seconds."""
+
+    entities: int
+    """Rows in memory."""
+    last_source_read: float | None
+    """When the last complete read of the source began, by whichever node; on demand, the last read here."""
+    source_alive_since: float | None
+    """Since when every read of the source by this node has succeeded; ``None`` while it fails, or
+    was not read yet."""
+    data_age: float | None
+    """Seconds since `last_source_read`; events that came later are newer still."""
+    stale_since: float | None
+    """Since when the data is older than `ttl`; ``None`` if it is not."""

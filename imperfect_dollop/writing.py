@@ -1,0 +1,218 @@
+"""The write path: source first, then this replica, then the siblings.
+
+A write that has begun is carried through in a task of its own, whatever becomes of the caller: cancelled between
+the source's commit and the event to the siblings, it would leave them wrong. Writes of one key go one after
+the other, so that each is built on the state the one before has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from .errors import (
+    ClosedError,
+    ConflictError,
+    DollopError,
+    EntityExistsError,
+    EntityNotFoundError,
+    InvalidEntityError,
+)
+from .replica.messages import Event, Kind
+from .replica.replica import Replica
+from .sourcing import Reader
+from .stats import Stats
+from .supervisor import Supervisor
+from .upkeep import Upkeep
+
+__all__ = ["Writer"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
+
+class Writer(Generic[K, V]):
+    """Creates, updates and deletes. `held(key)` is called when the replica shows a write."""
+
+    def __init__(
+        self,
+        replica: Replica[K, V],
+        reader: Reader[K, V],
+        upkeep: Upkeep[K, V],
+        stats: Stats,
+        *,
+        supervisor: Supervisor,
+        versioned: bool,
+        publish: Callable[[Event], None],
+        held: Callable[[K], None],
+        keep: Callable[[V], V],
+    ) -> None:
+        self._replica = replica
+        self._reader = reader
+        self._upkeep = upkeep
+        self._stats = stats
+        self._supervisor = supervisor
+        self._versioned = versioned
+        self._publish = publish
+        self._held = held
+        self._keep = keep
+        self._locks: weakref.WeakValueDictionary[K, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._under_way: set[asyncio.Future[Any]] = set()
+
+    async def create(self, entity: V) -> V:
+        """Insert; the source may give the key."""
+        key: K | None = self._reader.key_of(entity, "create() was given")
+        call = self._reader.source.create
+        return await self._carry_through(lambda: self._put(Kind.CREATE, key, entity, call))
+
+    async def update(self, entity: V) -> V:
+        """Replace."""
+        key = self._reader.stored(entity, "update() was given")
+        call = self._reader.source.update
+        return await self._carry_through(lambda: self._put(Kind.UPDATE, key, entity, call))
+
+    async def delete(self, key: K) -> None:
+        """Delete, of a versioned repository the version that is held here."""
+        await self._carry_through(lambda: self._delete(key))
+
+    async def drained(self) -> None:
+        """Wait until no write is under way."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _carry_through(self, work: Callable[[], Awaitable[R]]) -> R:
+        """Run `work` in the background and wait for it; only the waiting can be cancelled."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        outcome: asyncio.Future[R] = loop.create_future()
+        self._supervisor.spawn(self._work, work, outcome, done, name=f"write {self._reader.name}")
+        self._under_way.add(done)
+        done.add_done_callback(self._under_way.discard)
+        return await outcome
+
+    async def _work(
+        self,
+        work: Callable[[], Awaitable[R]],
+        outcome: asyncio.Future[R],
+        done: asyncio.Future[None],
+    ) -> None:
+        error: Exception = ClosedError(f"{self._reader.name}: closed during a write")
+        try:
+            result = await work()
+            if not outcome.done():
+                outcome.set_result(result)
+        except DollopError as failure:
+            error = failure
+            if outcome.done():  # the caller was cancelled, so nobody else will hear of it
+                logger.warning("a write whose caller has gone failed: %s", failure)
+        except Exception as failure:
+            error = failure
+            raise
+        finally:
+            if not outcome.done():
+                outcome.set_exception(error)
+            done.set_result(None)
+
+    async def _put(
+        self, kind: Kind, key: K | None, entity: V, call: Callable[[V], Awaitable[V]]
+    ) -> V:
+        what = kind.name.lower()
+        async with self._in_turn(key):
+            write = self._replica.begin_write(key)
+            try:
+                # What cannot be sent to siblings must not be committed either.
+                self._replica.rows.encode(entity)
+                stored = await self._called(what, key, lambda: call(entity))
+                stored_key = self._check_stored(stored, key, what)
+                stored = self._keep(stored)
+                event, effects = self._replica.wrote(write, kind, stored_key, stored, time.time())
+            finally:
+                self._replica.end_write(write)
+            self._shown(stored_key, event)
+        await self._settle(stored_key, bool(effects))
+        return stored
+
+    async def _delete(self, key: K) -> None:
+        async with self._in_turn(key):
+            write = self._replica.begin_write(key)
+            held = self._replica.table.live.get(key)
+            version = (
+                self._reader.version_of(held) if self._versioned and held is not None else None
+            )
+            delete = self._reader.source.delete
+            try:
+                self._replica.keys.encode(key)
+                await self._called("delete", key, lambda: delete(key, version))
+                event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
+            finally:
+                self._replica.end_write(write)
+            self._shown(key, event)
+        await self._settle(key, bool(effects))
+
+    async def _called(self, what: str, key: K | None, call: Callable[[], Awaitable[R]]) -> R:
+        """Call the source; after any failure what it holds for the key is not known."""
+        try:
+            about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
+            result = await self._reader.write(about, call)
+        except (ConflictError, EntityExistsError, EntityNotFoundError, InvalidEntityError) as error:
+            self._stats.conflicts += isinstance(error, ConflictError)
+            self._doubt(key)
+            raise
+        except DollopError as error:
+            self._upkeep.source_failed(error)
+            self._doubt(key)
+            raise
+        self._upkeep.source_answered()
+        self._stats.writes += 1
+        return result
+
+    def _check_stored(self, stored: V, key: K | None, what: str) -> K:
+        """The key under which the source has committed the row."""
+        try:
+            stored_key = self._reader.stored(stored, f"{what}() of the source returned")
+            if key is not None and stored_key != key:
+                raise InvalidEntityError(
+                    f"{self._reader.name}: {what}() of the source was given the key {key!r} and"
+                    f" returned a row with the key {stored_key!r}"
+                )
+            self._replica.rows.encode(stored)
+        except InvalidEntityError:
+            # Committed, and this is all we know: here as elsewhere it has to be read again.
+            if key is None:
+                self._upkeep.resync(f"a {what} has returned something unusable")
+            else:
+                self._publish(self._replica.announce(Kind.REREAD, key, time.time()))
+                self._doubt(key)
+            raise
+        return stored_key
+
+    def _shown(self, key: K, event: Event) -> None:
+        self._held(key)
+        self._publish(event)
+
+    def _doubt(self, key: K | None) -> None:
+        if key is not None:
+            self._upkeep.doubt([key])
+
+    async def _settle(self, key: K, doubtful: bool) -> None:
+        """A rival's event came in between: let the source say what is there before returning."""
+        if doubtful and self._replica.whole:
+            self._upkeep.doubt([key])
+            with contextlib.suppress(DollopError):  # noted, and tried again by the upkeep
+                await self._upkeep.reread([key])
+
+    def _in_turn(self, key: K | None) -> contextlib.AbstractAsyncContextManager[object]:
+        if key is None:
+            return contextlib.nullcontext()
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
