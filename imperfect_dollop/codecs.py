@@ -46,7 +46,7 @@ class EntityCodec(Generic[V]):
     __slots__ = ("_decode", "_encode", "entity", "fingerprint")
 
     def __init__(self, entity: type[V]) -> None:
-        self.entity = entity
+        self.entity: type[V] = entity
         self._encode: Callable[[V], bytes]
         self._decode: Callable[[bytes], V]
         if hasattr(entity, "__pydantic_validator__") and hasattr(entity, "model_dump"):

@@ -18,7 +18,7 @@ from .replica.snapshot import Donor, Joiner
 
 __all__ = ["MAX_DONATIONS", "TRANSFER_TIMEOUT", "Joining", "give"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 TRANSFER_TIMEOUT: Final = 5.0
 """Seconds without a chunk, or without credit for one, after which a transfer counts as cut."""
@@ -47,7 +47,7 @@ class Joining:
         self._repository = repository
         self._joiner: Joiner[Any, Any] = Joiner(replica)
         self._arrivals = anyio.Event()
-        self.address = ""
+        self.address: str = ""
         self._scope = anyio.CancelScope()
 
     def arrived(self) -> None:

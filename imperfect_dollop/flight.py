@@ -44,9 +44,9 @@ class _Flight(Generic[K, R]):
     __slots__ = ("deadline", "keys", "scope", "waiting")
 
     def __init__(self, keys: tuple[K, ...]) -> None:
-        self.keys = keys
+        self.keys: tuple[K, ...] = keys
         self.waiting: list[tuple[K, asyncio.Future[R | None]]] = []
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope = anyio.CancelScope()
         self.deadline: asyncio.TimerHandle | None = None
 
 

@@ -28,8 +28,8 @@ class Backoff:
     __slots__ = ("failures", "first")
 
     def __init__(self, first: float) -> None:
-        self.first = first
-        self.failures = 0
+        self.first: float = first
+        self.failures: int = 0
 
     def failed(self, draw: float) -> float:
         """Seconds to wait after one more failure."""

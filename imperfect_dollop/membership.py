@@ -24,7 +24,7 @@ from .seat import Seat
 
 __all__ = ["Membership"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 PUBLISH_TIMEOUT: Final = 10.0
 """Seconds after which a broker that has not taken a message counts as away."""
@@ -53,13 +53,13 @@ class Membership:
         self.name = name
         self.heartbeat = heartbeat
         self.link: Link | None = None
-        self.up = False
+        self.up: bool = False
         self.failure: str | None = None  # why the broker is away
-        self.rejected = 0  # messages that were none
-        self.members = Members(origin, heartbeat)
-        self.echoed = anyio.Event()  # our own messages come back
-        self.listening_since = 0.0  # monotonic
-        self.attempted = anyio.Event()  # the first attempt to connect has ended
+        self.rejected: int = 0  # messages that were none
+        self.members: Members = Members(origin, heartbeat)
+        self.echoed: anyio.Event = anyio.Event()  # our own messages come back
+        self.listening_since: float = 0.0  # monotonic
+        self.attempted: anyio.Event = anyio.Event()  # the first attempt to connect has ended
         self._broker = broker
         self._namespace = namespace
         self._seats = {seat.name: seat for seat in seats}

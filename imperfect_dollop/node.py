@@ -22,7 +22,7 @@ from .supervisor import Supervisor
 
 __all__ = ["Node", "Startup"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 Startup: TypeAlias = Literal["background", "wait", "raise"]
 
@@ -95,7 +95,7 @@ class Node:
             raise ConfigurationError("heartbeat and outbox must be above 0, the waits not below")
         self.repositories = repositories
         self.namespace = namespace
-        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.name: str = name or f"{socket.gethostname()}:{os.getpid()}"
         self._broker = broker
         self._heartbeat = heartbeat
         self._startup = startup

@@ -25,10 +25,10 @@ class Outbox:
     __slots__ = ("_waiting", "limit", "merged", "skipped")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit: int = limit
         self._waiting: deque[Event] = deque()
-        self.skipped = 0
-        self.merged = 0
+        self.skipped: int = 0
+        self.merged: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Seat"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 0.02
 """How long a joiner that has found a donor waits for a fresher one: a few round trips."""
@@ -42,8 +42,8 @@ class Seat:
         self, name: str, supervisor: Supervisor, *, outbox: int, offer_wait: float
     ) -> None:
         self.name = name
-        self.outbox = Outbox(outbox)
-        self.donating = 0
+        self.outbox: Outbox = Outbox(outbox)
+        self.donating: int = 0
         self._supervisor = supervisor
         self._offer_wait = offer_wait
         self._batch: Events | None = None  # numbered, and not known to have been sent

@@ -83,10 +83,10 @@ class Session(Generic[K, V]):
         siblings: Siblings | None,
         heartbeat: float,
     ) -> None:
-        self.name = reader.name
+        self.name: str = reader.name
         self.options = options
-        self.stats = Stats()
-        self.closed = False
+        self.stats: Stats = Stats()
+        self.closed: bool = False
         self._supervisor = supervisor
         self._siblings = siblings
         self.replica: Replica[K, V] = Replica(

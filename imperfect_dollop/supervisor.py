@@ -19,7 +19,7 @@ __all__ = ["Supervisor"]
 
 Args = TypeVarTuple("Args")
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 10.0
@@ -31,7 +31,7 @@ class Supervisor:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.crashes = 0
+        self.crashes: int = 0
         self._host: asyncio.Task[None] | None = None
         self._group: TaskGroup | None = None
 

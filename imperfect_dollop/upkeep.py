@@ -38,7 +38,7 @@ __all__ = ["Place", "Siblings", "Upkeep"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 Place: TypeAlias = "Literal['sibling', 'source'] | Callable[..., AsyncIterable[Any]]"
 
@@ -96,7 +96,7 @@ class Upkeep(Generic[K, V]):
         retry_after: float,
         can_reread: bool,
     ) -> None:
-        self.name = reader.name
+        self.name: str = reader.name
         self.replica = replica
         self._reader = reader
         self._stats = stats
@@ -113,11 +113,11 @@ class Upkeep(Generic[K, V]):
         self._asked: list[asyncio.Future[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._attempted = asyncio.Event()
-        self.trying = True  # an attempt to fill is under way, or the first has yet to begin
+        self.trying: bool = True  # an attempt to fill is under way, or the first has yet to begin
         self.missing: str | None = None  # why everything has to be compared
         self.failure: DollopError | None = None  # the last, while nothing has succeeded since
-        self.phase = Phase.COLD
-        self.failures = 0  # attempts to fill that failed
+        self.phase: Phase = Phase.COLD
+        self.failures: int = 0  # attempts to fill that failed
         self.alive_since: float | None = None  # wall clock
         self._confirmed = 0
         self._confirmed_at = 0.0  # monotonic

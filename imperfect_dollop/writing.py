@@ -13,7 +13,7 @@ import logging
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from .errors import (
     ClosedError,
@@ -36,7 +36,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class Writer(Generic[K, V]):

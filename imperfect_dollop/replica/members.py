@@ -27,8 +27,8 @@ class Member:
     __slots__ = ("beat", "heard")
 
     def __init__(self, beat: Heartbeat, heard: float) -> None:
-        self.beat = beat
-        self.heard = heard
+        self.beat: Heartbeat = beat
+        self.heard: float = heard
 
     def state(self, repository: str) -> RepositoryState | None:
         """What it said about a repository, if it has one of that name."""
@@ -43,7 +43,7 @@ class Members:
 
     def __init__(self, origin: str, heartbeat: float) -> None:
         self.origin = origin
-        self.patience = ALIVE_BEATS * heartbeat
+        self.patience: float = ALIVE_BEATS * heartbeat
         self.alive: dict[str, Member] = {}
 
     def heard(self, beat: Heartbeat, now: float) -> bool:

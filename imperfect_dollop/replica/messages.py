@@ -209,7 +209,7 @@ _encoder = msgspec.msgpack.Encoder()
 _news: msgspec.msgpack.Decoder[News] = msgspec.msgpack.Decoder(News)
 _frame: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
-encode = _encoder.encode
+encode: Final = _encoder.encode
 
 
 def decode(payload: bytes) -> News:

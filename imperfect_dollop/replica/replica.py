@@ -89,8 +89,8 @@ class Write:
     __slots__ = ("base", "load")
 
     def __init__(self, base: Stamp | None, load: Load) -> None:
-        self.base = base
-        self.load = load
+        self.base: Stamp | None = base
+        self.load: Load = load
 
 
 def _nothing_covered(key: bytes, origin: str, number: int) -> bool:
@@ -103,8 +103,12 @@ class Counts:
     __slots__ = ("applied", "doubts", "duplicates", "gaps", "ignored", "rejected")
 
     def __init__(self) -> None:
-        self.applied = self.ignored = self.duplicates = 0
-        self.doubts = self.gaps = self.rejected = 0
+        self.applied: int = 0
+        self.ignored: int = 0
+        self.duplicates: int = 0
+        self.doubts: int = 0
+        self.gaps: int = 0
+        self.rejected: int = 0
 
 
 class Replica(Generic[K, V]):
@@ -140,12 +144,12 @@ class Replica(Generic[K, V]):
         self.version_of = version_of
         self.whole = whole
         self.table: Table[K, V] = Table(keys, rows)
-        self.clock = HybridClock()
-        self.window = Window()
-        self.counts = Counts()
+        self.clock: HybridClock = HybridClock()
+        self.window: Window = Window()
+        self.counts: Counts = Counts()
         self.vector: dict[str, int] = {}  # the last event taken in, by origin
-        self.sequence = 0  # the last event of our own that was given a number
-        self.confirmed = 0  # when the last complete load began
+        self.sequence: int = 0  # the last event of our own that was given a number
+        self.confirmed: int = 0  # when the last complete load began
         self._proven: OrderedDict[K, int] = (
             OrderedDict()
         )  # when a key was read again, and found the same

@@ -115,7 +115,7 @@ class Joiner(Generic[K, V]):
         self._header: Header | None = None
         self._confirmed: int | None = None
         self.footer: Footer | None = None
-        self.rows = 0
+        self.rows: int = 0
 
     def begin(self, address: str) -> list[int]:
         """Another donor will send to `address`; returns the buckets to ask it for."""

@@ -55,7 +55,7 @@ class HybridClock:
     __slots__ = ("time",)
 
     def __init__(self) -> None:
-        self.time = 0
+        self.time: int = 0
 
     def tick(self, now: float) -> int:
         """A time for something that happens here, later than all seen so far."""

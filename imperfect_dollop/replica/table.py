@@ -37,8 +37,8 @@ class Table(Generic[K, V]):
         self.live: dict[K, V] = {}
         self.stamps: dict[K, Stamp] = {}
         self.dead: dict[K, Stamp] = {}
-        self.buckets = [0] * BUCKETS
-        self.root = 0
+        self.buckets: list[int] = [0] * BUCKETS
+        self.root: int = 0
 
     def stamp(self, key: K) -> Stamp:
         """The stamp of what is held for the key, tombstones included; `ABSENT` if nothing is."""

@@ -24,8 +24,8 @@ class Load:
     __slots__ = ("began", "mark")
 
     def __init__(self, mark: int, began: int) -> None:
-        self.mark = mark
-        self.began = began
+        self.mark: int = mark
+        self.began: int = began
 
 
 class Window:
@@ -34,7 +34,7 @@ class Window:
     __slots__ = ("_count", "_floor", "_open", "_touched", "limit")
 
     def __init__(self, limit: int = MAX_TOUCHED) -> None:
-        self.limit = limit
+        self.limit: int = limit
         self._count = 0
         self._floor = 0  # touches up to this number may have been forgotten
         self._open: dict[Load, None] = {}  # oldest first
