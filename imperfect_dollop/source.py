@@ -1,7 +1,7 @@
 """The source of truth, as the library sees it, and the simplest way to be one.
 
-A `Source` has six verbs. A repository checks when it is built that its source has those that it
-needs; one that is missing, or is ``None``, is a verb the source does not have.
+A `Source` has six verbs. One that cannot do them all says which it can in an attribute ``verbs``, and
+a repository checks when it is built that its source has those that it needs.
 
 What a source owes:
 
@@ -31,6 +31,7 @@ __all__ = ["SOURCE_VERBS", "FunctionSource", "Source", "verbs"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+F = TypeVar("F", bound=Callable[..., Any])
 K_contra = TypeVar("K_contra", contravariant=True)
 
 SOURCE_VERBS: Final = ("load", "load_many", "load_all", "create", "update", "delete")
@@ -73,7 +74,8 @@ class Source(Protocol[K_contra, V]):
 
 def verbs(source: object) -> frozenset[str]:
     """The names in `SOURCE_VERBS` that `source` has."""
-    return frozenset(verb for verb in SOURCE_VERBS if callable(getattr(source, verb, None)))
+    able: frozenset[str] = getattr(source, "verbs", frozenset(SOURCE_VERBS))
+    return frozenset(verb for verb in able if callable(getattr(source, verb, None)))
 
 
 Rows: TypeAlias = "Iterable[V] | Mapping[Any, V]"
@@ -104,12 +106,8 @@ class FunctionSource(Generic[K, V]):
         holds is handed over (``None`` if it holds none), to be compared in the source.
     """
 
-    load: Callable[[K], Awaitable[V | None]] | None
-    load_many: Callable[[Sequence[K]], Awaitable[Iterable[V]]] | None
-    load_all: Callable[[], AsyncIterator[Iterable[V]]] | None
-    create: Callable[[V], Awaitable[V]] | None
-    update: Callable[[V], Awaitable[V]] | None
-    delete: Callable[[K, int | None], Awaitable[None]] | None
+    verbs: frozenset[str]
+    """The names of the verbs that were given, or follow from those that were."""
 
     def __init__(
         self,
@@ -136,17 +134,93 @@ class FunctionSource(Generic[K, V]):
                 raise ConfigurationError(
                     f"FunctionSource({name}=...) takes an async function, not {function!r}"
                 )
-        if all(function is None for function in given.values()):
+        able = {name for name, function in given.items() if function is not None}
+        if not able:
             raise ConfigurationError("FunctionSource() without any function can do nothing")
-        self.load = load or (_one_of_many(load_many) if load_many else None)
-        self.load_many = _rows_of(load_many) if load_many else (_one_by_one(load) if load else None)
-        self.load_all = _chunks_of(load_all) if load_all else None
-        self.create = _as_stored(create) if create else None
-        self.update = _as_stored(update) if update else None
-        self.delete = _with_version(delete) if delete else None
+        if able & {"load", "load_many"}:
+            able |= {"load", "load_many"}
+        self.verbs = frozenset(able)
+        self._load = load
+        self._load_many = load_many
+        self._load_all = load_all
+        self._create = create
+        self._update = update
+        self._delete = delete
+        self._delete_takes_version = delete is not None and _takes_two(delete)
 
     def __repr__(self) -> str:
-        return f"FunctionSource({', '.join(sorted(verbs(self)))})"
+        return f"FunctionSource({', '.join(sorted(self.verbs))})"
+
+    async def load(self, key: K, /) -> V | None:
+        """See `Source.load`."""
+        if self._load is not None:
+            return await self._load(key)
+        load_many = _given(self._load_many, "load")
+        found: list[V] = list(_rows(await load_many([key]), load_many))
+        if len(found) > 1:
+            raise InvalidEntityError(f"load_many([{key!r}]) returned {len(found)} rows for one key")
+        return found[0] if found else None
+
+    async def load_many(self, keys: Sequence[K], /) -> Iterable[V]:
+        """See `Source.load_many`."""
+        if self._load_many is not None:
+            return _rows(await self._load_many(keys), self._load_many)
+        load = _given(self._load, "load_many")
+        found = [await load(key) for key in keys]
+        return [entity for entity in found if entity is not None]
+
+    async def load_all(self) -> AsyncIterator[Iterable[V]]:
+        """See `Source.load_all`."""
+        load_all = _given(self._load_all, "load_all")
+        result: object = load_all()
+        if not isinstance(result, AsyncIterable):
+            if not inspect.isawaitable(result):
+                raise InvalidEntityError(
+                    f"load_all() returned {type(result).__name__}: it must be an async function or"
+                    " an async generator"
+                )
+            rows = list(_rows(await result, load_all))
+            for start in range(0, len(rows), CHUNK_ROWS):
+                yield rows[start : start + CHUNK_ROWS]
+            return
+        single: list[V] = []
+        iterator: AsyncIterator[Any] = aiter(result)
+        try:
+            async for item in iterator:
+                if isinstance(item, (list, tuple)):
+                    yield cast("Iterable[V]", item)
+                    continue
+                single.append(item)
+                if len(single) >= CHUNK_ROWS:
+                    yield single
+                    single = []
+        finally:
+            aclose = getattr(iterator, "aclose", None)
+            if aclose is not None:
+                await aclose()
+        if single:
+            yield single
+
+    async def create(self, entity: V, /) -> V:
+        """See `Source.create`."""
+        stored = await _given(self._create, "create")(entity)
+        return entity if stored is None else stored
+
+    async def update(self, entity: V, /) -> V:
+        """See `Source.update`."""
+        stored = await _given(self._update, "update")(entity)
+        return entity if stored is None else stored
+
+    async def delete(self, key: K, version: int | None = None, /) -> None:
+        """See `Source.delete`."""
+        delete: Callable[..., Awaitable[object]] = _given(self._delete, "delete")
+        await (delete(key, version) if self._delete_takes_version else delete(key))
+
+
+def _given(function: F | None, verb: str) -> F:
+    if function is None:
+        raise ConfigurationError(f"this FunctionSource was given no {verb}")
+    return function
 
 
 def _rows(rows: object, function: object) -> Iterable[Any]:
@@ -162,83 +236,9 @@ def _rows(rows: object, function: object) -> Iterable[Any]:
     )
 
 
-def _rows_of(
-    load_many: Callable[[Sequence[K]], Awaitable[Rows[V]]],
-) -> Callable[[Sequence[K]], Awaitable[Iterable[V]]]:
-    async def rows(keys: Sequence[K], /) -> Iterable[V]:
-        return _rows(await load_many(keys), load_many)
-
-    return rows
-
-
-def _one_of_many(
-    load_many: Callable[[Sequence[K]], Awaitable[Rows[V]]],
-) -> Callable[[K], Awaitable[V | None]]:
-    async def one(key: K, /) -> V | None:
-        found: list[V] = list(_rows(await load_many([key]), load_many))
-        if len(found) > 1:
-            raise InvalidEntityError(f"load_many([{key!r}]) returned {len(found)} rows for one key")
-        return found[0] if found else None
-
-    return one
-
-
-def _one_by_one(
-    load: Callable[[K], Awaitable[V | None]],
-) -> Callable[[Sequence[K]], Awaitable[Iterable[V]]]:
-    async def rows(keys: Sequence[K], /) -> Iterable[V]:
-        found = [await load(key) for key in keys]
-        return [entity for entity in found if entity is not None]
-
-    return rows
-
-
-def _chunks_of(load_all: LoadAll[V]) -> Callable[[], AsyncIterator[Iterable[V]]]:
-    async def chunks() -> AsyncIterator[Iterable[V]]:
-        result: object = load_all()
-        if isinstance(result, AsyncIterable):
-            single: list[V] = []
-            async for item in result:
-                if isinstance(item, (list, tuple)) and not hasattr(item, "_fields"):
-                    yield cast("Iterable[V]", item)
-                    continue
-                single.append(cast("V", item))
-                if len(single) >= CHUNK_ROWS:
-                    yield single
-                    single = []
-            if single:
-                yield single
-            return
-        if not inspect.isawaitable(result):
-            raise InvalidEntityError(
-                f"load_all() returned {type(result).__name__}: it must be an async function or an"
-                " async generator"
-            )
-        rows = list(_rows(await result, load_all))
-        for start in range(0, len(rows), CHUNK_ROWS):
-            yield rows[start : start + CHUNK_ROWS]
-
-    return chunks
-
-
-def _as_stored(write: Callable[[V], Awaitable[V | None]]) -> Callable[[V], Awaitable[V]]:
-    async def stored(entity: V, /) -> V:
-        result = await write(entity)
-        return entity if result is None else result
-
-    return stored
-
-
-def _with_version(delete: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[None]]:
+def _takes_two(function: Callable[..., object]) -> bool:
     try:
-        inspect.signature(delete).bind(object(), object())
-        takes_version = True
-    except TypeError:
-        takes_version = False
-    except ValueError:  # a builtin without a signature
-        takes_version = False
-
-    async def deleted(key: object, version: int | None, /) -> None:
-        await (delete(key, version) if takes_version else delete(key))
-
-    return deleted
+        inspect.signature(function).bind(object(), object())
+    except (TypeError, ValueError):  # ValueError: a builtin without a signature
+        return False
+    return True

@@ -1,0 +1,50 @@
+"""What type checkers must make of the public surface: checked by mypy and pyright, never run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_type
+
+from imperfect_dollop import FunctionSource, Info, Node, Repository, State, Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    id: int
+    name: str
+
+
+async def load(key: int) -> Student | None:
+    return Student(key, "Ada")
+
+
+async def load_all() -> list[Student]:
+    return []
+
+
+async def reads() -> None:
+    source = FunctionSource(load=load, load_all=load_all)
+    assert_type(source, FunctionSource[int, Student])
+    students = Repository(Student, source=source, read_only=True)
+    assert_type(students, Repository[int, Student])
+    async with Node("memory://", students) as node:
+        assert_type(node, Node)
+        assert_type(await students.get(1), Student | None)
+        assert_type(await students.get_many([1]), dict[int, Student])
+        assert_type(await students.get_all(), Sequence[Student])
+        assert_type(students.peek(1), Student | None)
+        assert_type(students[1], Student)
+        assert_type(students.state, State)
+        assert_type(students.stats, Stats)
+        assert_type(students.info(), Info)
+        assert_type(await students.create(Student(1, "Ada")), Student)
+    async with students as opened:
+        assert_type(opened, Repository[int, Student])
+
+
+async def composite() -> None:
+    def key(student: Student) -> tuple[int, str]:
+        return student.id, student.name
+
+    source: FunctionSource[tuple[int, str], Student] = FunctionSource(load_all=load_all)
+    students = Repository(Student, source=source, key=key, read_only=True)
+    assert_type(students, Repository[tuple[int, str], Student])
