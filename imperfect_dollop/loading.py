@@ -81,7 +81,8 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
                     overtaken.append(key)
                     continue
                 self._held(key)
-                if event is not None and event.base != ABSENT:
+                # On demand, a row that nobody had asked for here is no news.
+                if event is not None and (self._replica.whole or event.base != ABSENT):
                     self._publish(event)
         finally:
             self._replica.end_load(load)

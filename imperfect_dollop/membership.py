@@ -60,6 +60,7 @@ class Membership:
         self.echoed: anyio.Event = anyio.Event()  # our own messages come back
         self.listening_since: float = 0.0  # monotonic
         self.attempted: anyio.Event = anyio.Event()  # the first attempt to connect has ended
+        self.serving: bool = False  # the repositories have begun to load
         self._broker = broker
         self._namespace = namespace
         self._seats = {seat.name: seat for seat in seats}
@@ -271,8 +272,8 @@ class Membership:
         self.link = link
         self._links += 1
         self._back()
-        if self._links > 1:
-            self._lost("the connection to the broker was made anew")
+        if self._links > 1 or self.serving:
+            self._lost("nothing was heard until the connection to the broker was made")
         self.attempted.set()
 
     def _back(self) -> None:

@@ -166,6 +166,7 @@ class Node:
             raise BrokerUnavailableError(f"{self.name}: no broker: {membership.failure}")
         while not membership.up and self._startup == "wait":
             await membership.news(self._heartbeat)
+        membership.serving = True
         for seat in self._seats:
             seat.session.start()
         for seat in self._seats:

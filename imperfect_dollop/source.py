@@ -187,7 +187,9 @@ class FunctionSource(Generic[K, V]):
         iterator: AsyncIterator[Any] = aiter(result)
         try:
             async for item in iterator:
-                if isinstance(item, (list, tuple)):
+                if isinstance(item, (list, tuple)) and not hasattr(
+                    item, "_fields"
+                ):  # a named tuple
                     yield cast("Iterable[V]", item)
                     continue
                 single.append(item)

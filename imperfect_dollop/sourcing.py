@@ -16,7 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -34,6 +34,10 @@ __all__ = ["Reader"]
 K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
+
+
+CLOSE_SECONDS: Final = 5.0
+"""For a loader's own clean-up, which is not cancelled with it."""
 
 
 class Reader(Generic[K, V]):
@@ -200,5 +204,5 @@ async def _close(iterator: AsyncIterator[object]) -> None:
     """End an async generator now, so that its connection does not wait for the garbage collector."""
     aclose = getattr(iterator, "aclose", None)
     if aclose is not None:
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await aclose()

@@ -190,6 +190,10 @@ class Upkeep(Generic[K, V]):
         if self.replica.cold:
             return
         if not self.replica.whole:
+            keys = list(keys)
+            for key in keys:
+                if key not in self.replica.table.live:  # that it is absent is not certain any more
+                    self.replica.forget(key)
             keys = [key for key in keys if key in self.replica.table.live]
         self._doubts.update(dict.fromkeys(keys))
         if len(self._doubts) > MAX_DOUBTS or (self._doubts and not self._can_reread):
