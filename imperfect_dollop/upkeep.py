@@ -114,6 +114,7 @@ class Upkeep(Generic[K, V]):
         self._waiting: list[asyncio.Future[None]] = []
         self._attempted = asyncio.Event()
         self.trying: bool = True  # an attempt to fill is under way, or the first has yet to begin
+        self._once_more = False  # cleared while an attempt was under way
         self.missing: str | None = None  # why everything has to be compared
         self.failure: DollopError | None = None  # the last, while nothing has succeeded since
         self.phase: Phase = Phase.COLD
@@ -218,6 +219,7 @@ class Upkeep(Generic[K, V]):
         self.missing = None
         self.on_cold()
         if self.replica.whole:
+            self._once_more = self.trying = True
             self._set_phase(Phase.COLD)
         self._wake.set()
 
@@ -278,22 +280,21 @@ class Upkeep(Generic[K, V]):
     # -- filling ---------------------------------------------------------------------------------
 
     async def _fill(self) -> None:
-        self.trying = True
+        self.trying, self._once_more = True, False
         failure: DollopError | None = None
         try:
             failure = await self._try_places()
         except DollopError as error:
             failure = error
-        finally:
-            if self.replica.cold:
-                self._set_phase(Phase.COLD)
-            self.trying = False
-            self._attempted.set()
+        if self.replica.cold:
+            self._set_phase(Phase.COLD)
+            if self._once_more:  # cleared meanwhile: that is no failure
+                return
+        self.trying = False
+        self._attempted.set()
         if self.replica.cold:
             self.failures += 1
-            self.source_failed(
-                failure or NotReadyError(f"{self.name}: was cleared while it was filled")
-            )
+            self.source_failed(failure or NotReadyError(f"{self.name}: nothing could be loaded"))
             for waiter in self._take_waiting():
                 waiter.set_exception(self._not_ready())
             return

@@ -78,6 +78,7 @@ class MemoryBroker:
             yield link
         finally:
             self._hub.links.remove(link)
+            link.close()
 
     async def aclose(self) -> None:
         """See `imperfect_dollop.broker.Broker.aclose`."""
@@ -109,34 +110,47 @@ class _MemoryLink:
         self._limit = inbox
         self._inbox: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
+        self._closed = False
 
     def deliver(self, delivery: Delivery) -> None:
         if len(self._inbox) >= self._limit:
-            self._inbox.clear()
-            self._inbox.append(Gap(f"{self._limit} messages were waiting and have been dropped"))
+            # Whether the link is up must be known all the same.
+            last = [kept for kept in self._inbox if isinstance(kept, (Down, Up))][-1:]
+            gap = Gap(f"{self._limit} messages were waiting and have been dropped")
+            self._inbox = deque([gap, *last])
         self._inbox.append(delivery)
         self._arrived.set()
 
+    def close(self) -> None:
+        self._closed = True
+        self._arrived.set()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise BrokerUnavailableError("this link to the memory broker was closed")
+        self._hub.check()
+
     async def publish(self, payload: bytes) -> None:
         await anyio.lowlevel.checkpoint()  # as with any broker, a caller can be cancelled here
-        self._hub.check()
+        self._check()
         message = Message(bytes(payload))
         for link in self._hub.links:
             if link.namespace == self.namespace:
                 link.deliver(message)
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
-        while True:
-            while self._inbox:
+        while not self._closed:
+            while self._inbox and not self._closed:
                 yield self._inbox.popleft()
             self._arrived.clear()
-            await self._arrived.wait()
+            if not self._closed:
+                await self._arrived.wait()
 
     @asynccontextmanager
     async def receive_transfer(
         self, address: str, *, timeout: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        self._hub.check()
+        self._check()
         place = (self.namespace, address)
         if place in self._hub.transfers:
             raise BrokerUnavailableError(f"the transfer {address!r} is open already")
@@ -153,7 +167,7 @@ class _MemoryLink:
 
     @asynccontextmanager
     async def send_transfer(self, address: str, *, timeout: float) -> AsyncIterator[_Sender]:
-        self._hub.check()
+        self._check()
         stream = self._hub.transfers.get((self.namespace, address))
         if stream is None:
             raise BrokerUnavailableError(f"nobody waits for the transfer {address!r}")
