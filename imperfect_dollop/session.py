@@ -220,8 +220,7 @@ class Session(Generic[K, V]):
         upkeep = self.upkeep
         if self.replica.cold:
             return State.LOADING if upkeep.trying else State.COLD
-        stale = self.options.preload and self._stale_for() is not None
-        if apart or stale or upkeep.failure is not None or upkeep.missing is not None:
+        if apart or upkeep.failure is not None or upkeep.missing is not None:
             return State.DEGRADED
         return State.READY
 
