@@ -46,6 +46,8 @@ class EntityCodec(Generic[V]):
     __slots__ = ("_decode", "_encode", "entity", "fingerprint")
 
     def __init__(self, entity: type[V]) -> None:
+        if not isinstance(entity, type):
+            raise _no_entity(entity)
         self.entity: type[V] = entity
         self._encode: Callable[[V], bytes]
         self._decode: Callable[[bytes], V]
@@ -78,12 +80,9 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
 def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V], object]:
-    struct = isinstance(entity, type) and issubclass(entity, msgspec.Struct)
+    struct = issubclass(entity, msgspec.Struct)
     if not (struct or dataclasses.is_dataclass(entity) or hasattr(entity, "__attrs_attrs__")):
-        raise ConfigurationError(
-            f"{entity!r} cannot be an entity: declare a dataclass, an attrs class, a msgspec.Struct"
-            " or a pydantic model"
-        )
+        raise _no_entity(entity)
     try:
         info = msgspec.inspect.type_info(entity)
         for place, found in _types(info, entity.__name__):
@@ -97,6 +96,13 @@ def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V]
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"{entity.__name__}: {error}") from error
     return _encoder.encode, decode, schema
+
+
+def _no_entity(entity: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"{entity!r} cannot be an entity: declare a dataclass, an attrs class, a msgspec.Struct or a"
+        " pydantic model"
+    )
 
 
 def _pydantic(entity: type[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any], object]:
@@ -183,6 +189,8 @@ class KeyCodec(Generic[K]):
         try:
             key = self._decode(content)
             hash(key)
+            if key != key or (type(key) is tuple and self._decode(content) != key):
+                raise ValueError("a key that equals nothing")  # NaN
         except _UNREADABLE as error:
             raise ProtocolError(f"bytes that are no key: {error}") from error
         return cast("K", key)

@@ -154,8 +154,8 @@ class Membership:
 
     def _look_around(self) -> None:
         """What is to be done once per heartbeat."""
-        for origin in self.members.expire(time.monotonic()):
-            self._gone(origin)
+        for origin, name in self.members.expire(time.monotonic()).items():
+            self._gone(origin, name)
         for seat in self._seats.values():
             seat.session.sweep(self.members.horizon(seat.replica.clock.time))
 
@@ -255,8 +255,8 @@ class Membership:
         if self.members.heard(beat, time.monotonic()):
             logger.info("%s: %s has joined", self.name, beat.name)
             self.beat_now()
-        if beat.leaving:
-            self._gone(beat.origin)
+        if beat.leaving and before is not None:
+            self._gone(beat.origin, beat.name)
         members = [*self.members.alive, self.origin]
         for state in beat.repositories:
             seat = self._seats.get(state.repository)
@@ -294,8 +294,8 @@ class Membership:
         for seat in self._seats.values():
             seat.session.lost(reason)
 
-    def _gone(self, origin: str) -> None:
-        logger.info("%s: member %s has gone", self.name, origin)
+    def _gone(self, origin: str, name: str) -> None:
+        logger.info("%s: %s has gone", self.name, name)
         for seat in self._seats.values():
             seat.replica.left(origin)
         self._pulse()

@@ -79,6 +79,10 @@ class Node:
         for repository in repositories:
             if not isinstance(repository, Repository):
                 raise ConfigurationError(f"Node() takes repositories, not {repository!r}")
+        if not isinstance(broker, str) and (
+            isinstance(broker, type) or not callable(getattr(broker, "connect", None))
+        ):
+            raise ConfigurationError(f"broker={broker!r} is neither a URL nor a broker")
         names = [repository.name for repository in repositories]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -116,14 +120,15 @@ class Node:
         """Join; see `startup` for when this returns."""
         if self._supervisor is not None:
             raise ConfigurationError(f"{self!r} is open already")
-        self._supervisor = supervisor = Supervisor(f"node {self.name}")
+        self._supervisor = supervisor = Supervisor(
+            f"node {self.name}", closing=self._leave, closed=self._release
+        )
         try:
             await supervisor.start()
             membership = self._attach(supervisor)
             await self._start(supervisor, membership)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._release()
+            await supervisor.stop()
             raise
         return self
 
@@ -184,13 +189,14 @@ class Node:
         traceback: TracebackType | None,
     ) -> None:
         """Leave in order: no new work, send what is queued, say goodbye, close what was opened."""
-        membership = self._membership
-        with anyio.CancelScope(shield=True):
-            if membership is not None:
-                await self._leave(membership)
-            await self._release()
+        if self._supervisor is not None:
+            await self._supervisor.stop()
 
-    async def _leave(self, membership: Membership) -> None:
+    async def _leave(self) -> None:
+        """Everything still runs."""
+        membership = self._membership
+        if membership is None:
+            return
         with anyio.move_on_after(DRAIN_SECONDS):
             for seat in self._seats:
                 await seat.session.drain()
@@ -210,9 +216,7 @@ class Node:
             )
 
     async def _release(self) -> None:
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            await supervisor.stop()
+        """Nothing runs any more."""
         for repository, _ in zip(self.repositories, self._seats, strict=False):
             repository.detach()
         self._seats.clear()
@@ -220,6 +224,7 @@ class Node:
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.aclose()
+        self._supervisor = None
 
     # -- what an application asks ----------------------------------------------------------------
 

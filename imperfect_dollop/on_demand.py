@@ -42,15 +42,21 @@ class Ages(Generic[K, V]):
         self._jitter = jitter
         self._missing_ttl = missing_ttl
         self._max_entries = max_entries
+        self._last: float | None = None
         self._rows: OrderedDict[K, tuple[float, float]] = OrderedDict()  # read at, fresh until
         self._misses: OrderedDict[K, float] = OrderedDict()  # remembered until
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def since_last_read(self) -> float | None:
+        """Seconds since anything was read or written; ``None`` before that."""
+        return None if self._last is None else time.monotonic() - self._last
+
     def held(self, key: K) -> None:
         """The replica now holds what was just read or written: a row, or that there is none."""
-        now = time.monotonic()
+        now = self._last = time.monotonic()
         self._rows.pop(key, None)
         self._misses.pop(key, None)
         if key in self._replica.table.live:

@@ -138,7 +138,13 @@ class Repository(Generic[K, V]):
         if fault is not None:
             raise ConfigurationError(f"{self.name}: {fault}")
         self._reader: Reader[K, V] = Reader(
-            self.name, source, entity=entity, key_of=key_of, version=version, timeout=hard_timeout
+            self.name,
+            source,
+            self._keys,
+            self._rows,
+            key_of=key_of,
+            version=version,
+            timeout=hard_timeout,
         )
         self._read_only = read_only
         self._copy = copy
@@ -157,17 +163,19 @@ class Repository(Generic[K, V]):
 
     async def __aenter__(self) -> Self:
         """Use it alone, with no node. Returns when data is there or the first load has failed."""
-        if self._session is not None:
+        if self._session is not None or self._alone is not None:
             raise ConfigurationError(f"{self.name} is open already; a repository has one owner")
-        supervisor = Supervisor(f"repository {self.name}")
-        await supervisor.start()
+        supervisor = Supervisor(
+            f"repository {self.name}", closing=self._drain, closed=self._end_alone
+        )
         self._alone = supervisor
         try:
+            await supervisor.start()
             session = self.attach(supervisor, secrets.token_hex(8), None)
             session.start()
             await session.started()
         except BaseException:
-            await self._close_alone(supervisor)
+            await supervisor.stop()
             raise
         return self
 
@@ -177,18 +185,17 @@ class Repository(Generic[K, V]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        supervisor, session = self._alone, self._session
-        if supervisor is None or session is None:
-            return
-        with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(DRAIN_SECONDS):
-                await session.drain()
-            await self._close_alone(supervisor)
+        """Carry through the writes under way, end everything else."""
+        if self._alone is not None:
+            await self._alone.stop()
 
-    async def _close_alone(self, supervisor: Supervisor) -> None:
+    async def _drain(self) -> None:
+        if self._session is not None:
+            with anyio.move_on_after(DRAIN_SECONDS):
+                await self._session.drain()
+
+    async def _end_alone(self) -> None:
         self._alone = None
-        with anyio.CancelScope(shield=True):
-            await supervisor.stop()
         self.detach()
 
     def attach(
@@ -208,8 +215,6 @@ class Repository(Generic[K, V]):
             raise ConfigurationError(f"{self.name} is open already; a repository has one owner")
         session: Session[K, V] = Session(
             self._reader,
-            self._keys,
-            self._rows,
             self._options,
             owner=self,
             keep=self._out,

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Generic, TypeVar
 
-from .codecs import EntityCodec, KeyCodec
 from .errors import ClosedError
 from .loading import KeyLoads
 from .on_demand import Ages
@@ -72,8 +71,6 @@ class Session(Generic[K, V]):
     def __init__(
         self,
         reader: Reader[K, V],
-        keys: KeyCodec[K],
-        rows: EntityCodec[V],
         options: Options,
         *,
         owner: object,
@@ -91,9 +88,9 @@ class Session(Generic[K, V]):
         self._siblings = siblings
         self.replica: Replica[K, V] = Replica(
             origin,
-            keys,
-            rows,
-            key_of=lambda entity: reader.stored(entity, "an event brought"),
+            reader.keys,
+            reader.rows,
+            key_of=lambda entity: reader.complete(entity, "an event brought"),
             version_of=reader.version_of,
             whole=options.preload,
             settle=2 * heartbeat,
@@ -226,12 +223,16 @@ class Session(Generic[K, V]):
 
     def info(self) -> Info:
         """See `Info`."""
-        age = self.upkeep.age
         stale_for = self._stale_for()
-        confirmed = self.replica.confirmed
+        if self.options.preload:
+            confirmed = self.replica.confirmed
+            last, age = (seconds(confirmed) if confirmed else None), self.upkeep.age
+        else:
+            age = self.ages.since_last_read
+            last = None if age is None else time.time() - age
         return Info(
             entities=len(self.replica.table.live),
-            last_source_read=seconds(confirmed) if confirmed else None,
+            last_source_read=last,
             source_alive_since=self.upkeep.alive_since,
             data_age=age,
             stale_since=None if stale_for is None else time.time() - stale_for,

@@ -21,6 +21,7 @@ from typing import Final, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
+from .codecs import EntityCodec, KeyCodec
 from .errors import (
     DollopError,
     InvalidEntityError,
@@ -35,6 +36,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
 
+_END: Final = object()
+
 
 CLOSE_SECONDS: Final = 5.0
 """For a loader's own clean-up, which is not cancelled with it."""
@@ -47,15 +50,18 @@ class Reader(Generic[K, V]):
         self,
         name: str,
         source: Source[K, V],
+        keys: KeyCodec[K],
+        rows: EntityCodec[V],
         *,
-        entity: type[V],
         key_of: Callable[[V], K],
         version: str | None,
         timeout: float | None,
     ) -> None:
         self.name = name
         self.source = source
-        self._entity = entity
+        self.keys: KeyCodec[K] = keys
+        self.rows: EntityCodec[V] = rows
+        self._entity = rows.entity
         self._key_of = key_of
         self._version = version
         self._timeout = timeout
@@ -73,13 +79,13 @@ class Reader(Generic[K, V]):
             key = self._key_of(entity)
         except Exception as error:
             raise InvalidEntityError(
-                f"{self.name}: {whence} {entity!r}, whose key cannot be read: {error!r}"
+                f"{self.name}: {whence} {_text(entity)}, whose key cannot be read: {error!r}"
             ) from error
         try:
             hash(key)
         except TypeError as error:
             raise InvalidEntityError(
-                f"{self.name}: {whence} {entity!r}, whose key {key!r} is not hashable"
+                f"{self.name}: {whence} {_text(entity)}, whose key {key!r} is not hashable"
             ) from error
         return key
 
@@ -90,17 +96,27 @@ class Reader(Generic[K, V]):
         version = getattr(entity, self._version, None)
         if type(version) is not int or not 0 <= version < 2**63:
             raise InvalidEntityError(
-                f"{self.name}: {entity!r} has the {self._version} {version!r}; a version is an int"
-                " from 0 to 2**63 - 1 that the source raises with every update"
+                f"{self.name}: {_text(entity)} has the {self._version} {version!r}; a version is an"
+                " int from 0 to 2**63 - 1 that the source raises with every update"
             )
         return version
 
-    def stored(self, entity: V, whence: str) -> K:
-        """The key of an entity that comes from the source: complete, with key and version."""
+    def complete(self, entity: V, whence: str) -> K:
+        """The key of an entity that has one, and a version if there are versions."""
         key = self.key_of(entity, whence)
         if key is None:
-            raise InvalidEntityError(f"{self.name}: {whence} {entity!r}, which has no key")
+            raise InvalidEntityError(f"{self.name}: {whence} {_text(entity)}, which has no key")
         self.version_of(entity)
+        return key
+
+    def sound(self, entity: V, whence: str) -> K:
+        """The key of an entity that can be held here and sent to siblings."""
+        key = self.complete(entity, whence)
+        try:
+            self.keys.encode(key)
+            self.rows.encode(entity)
+        except InvalidEntityError as error:
+            raise InvalidEntityError(f"{self.name}: {whence} {_text(entity)}: {error}") from error
         return key
 
     # -- reads -----------------------------------------------------------------------------------
@@ -140,20 +156,21 @@ class Reader(Generic[K, V]):
             chunks = aiter(self.source.load_all())
             try:
                 while True:
+                    chunk: object = _END
                     with self._deadline("load of all rows"):
-                        chunk = await anext(chunks, None)
-                    if chunk is None:
+                        chunk = await anext(chunks, _END)
+                    if chunk is _END:
                         return rows
                     self._collect(chunk, rows, "load_all returned")
                     await anyio.lowlevel.checkpoint()
             finally:
                 await _close(chunks)
 
-    async def rows_of(self, entities: AsyncIterable[V]) -> dict[K, V]:
+    async def rows_of(self, fallback: Callable[[], AsyncIterable[V]]) -> dict[K, V]:
         """As `load_all`, from an application's own fallback that yields entities one by one."""
         rows: dict[K, V] = {}
         async with self._translated("load by a bootstrap function"):
-            iterator = aiter(entities)
+            iterator = aiter(fallback())
             try:
                 async for entity in iterator:
                     self._collect((entity,), rows, "a bootstrap function yielded")
@@ -161,9 +178,13 @@ class Reader(Generic[K, V]):
                 await _close(iterator)
         return rows
 
-    def _collect(self, chunk: Iterable[V], rows: dict[K, V], whence: str) -> None:
+    def _collect(self, chunk: object, rows: dict[K, V], whence: str) -> None:
+        if not isinstance(chunk, Iterable) or isinstance(chunk, (str, bytes)):
+            raise InvalidEntityError(
+                f"{self.name}: {whence} {_text(chunk)} where rows, in a list or another iterable, are due"
+            )
         for entity in chunk:
-            key = self.stored(entity, whence)
+            key = self.sound(entity, whence)
             if key in rows:
                 raise InvalidEntityError(
                     f"{self.name}: {whence} two rows with the key {key!r}; keys must be unique:"
@@ -206,3 +227,11 @@ async def _close(iterator: AsyncIterator[object]) -> None:
     if aclose is not None:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await aclose()
+
+
+def _text(value: object) -> str:
+    """`repr`, also of an object that is only half made."""
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"a {type(value).__name__} (its repr raises {error!r})"

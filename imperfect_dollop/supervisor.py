@@ -26,37 +26,52 @@ LONGEST_PAUSE: Final = 10.0
 """Seconds before a loop that crashed is started again, doubling from the first to the longest."""
 
 
-class Supervisor:
-    """Runs functions in the background until `stop`; a crash ends only the one that crashed."""
+async def _nothing() -> None:
+    """What is to be done at the end where nothing is."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+
+class Supervisor:
+    """Runs functions in the background until `stop`; a crash ends only the one that crashed.
+
+    Stopping happens in the hosting task, so that it is carried through whatever becomes of the one
+    who asked for it: first `closing` while everything still runs, then all is cancelled, then `closed`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        closing: Callable[[], Awaitable[None]] = _nothing,
+        closed: Callable[[], Awaitable[None]] = _nothing,
+    ) -> None:
+        self.name: str = name
         self.crashes: int = 0
+        self._closing = closing
+        self._closed = closed
         self._host: asyncio.Task[None] | None = None
         self._group: TaskGroup | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether functions can be spawned."""
-        return self._group is not None
+        self._asked_to_stop = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the hosting task; returns when it is there."""
-        started = asyncio.get_running_loop().create_future()
+        """Start the hosting task; returns when it is there. After an error `stop` all the same."""
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._host = asyncio.create_task(self._run(started), name=self.name)
-        await asyncio.shield(started)
+        await started
 
     async def stop(self) -> None:
-        """Cancel everything and wait until it has ended. Harmless when nothing runs.
+        """End everything in order. Harmless when nothing runs.
 
-        The caller's cancellation ends the waiting, not the stopping.
+        A caller that is cancelled meanwhile is so when all has ended; one that is cancelled twice no longer waits.
         """
-        host, group = self._host, self._group
-        self._host = self._group = None
-        if group is not None:
-            group.cancel_scope.cancel("the supervisor is stopped")
-        if host is not None:
-            await asyncio.shield(host)
+        host = self._host
+        if host is None:
+            return
+        self._asked_to_stop.set()
+        try:
+            await asyncio.wait([host])
+        except asyncio.CancelledError:
+            await asyncio.wait([host])
+            raise
 
     def spawn(
         self, function: Callable[[*Args], Awaitable[object]], *args: *Args, name: str = ""
@@ -74,9 +89,19 @@ class Supervisor:
         return self._group
 
     async def _run(self, started: asyncio.Future[None]) -> None:
-        async with anyio.create_task_group() as self._group:
-            started.set_result(None)
-            await anyio.sleep_forever()
+        try:
+            async with anyio.create_task_group() as self._group:
+                if not started.done():  # cancelled while it waited
+                    started.set_result(None)
+                await self._asked_to_stop.wait()
+                try:
+                    await self._closing()
+                except Exception:
+                    logger.exception("%s: closing failed, and goes on", self.name)
+                self._group.cancel_scope.cancel("the supervisor is stopped")
+        finally:
+            self._group = None
+            await self._closed()
 
     async def _once(
         self, function: Callable[..., Awaitable[object]], args: tuple[object, ...]

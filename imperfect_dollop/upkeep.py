@@ -286,6 +286,9 @@ class Upkeep(Generic[K, V]):
             failure = await self._try_places()
         except DollopError as error:
             failure = error
+        except Exception as error:
+            logger.exception("%s: an attempt to fill crashed", self.name)
+            failure = NotReadyError(f"{self.name}: an attempt to fill crashed: {error!r}")
         if self.replica.cold:
             self._set_phase(Phase.COLD)
             if self._once_more:  # cleared meanwhile: that is no failure
@@ -319,8 +322,8 @@ class Upkeep(Generic[K, V]):
                         return None
                     await self._load_cold(self._reader.load_all)
                 else:
-                    entities = place(self._owner)
-                    await self._load_cold(functools.partial(self._reader.rows_of, entities))
+                    fallback = functools.partial(place, self._owner)
+                    await self._load_cold(functools.partial(self._reader.rows_of, fallback))
             except DollopError as error:
                 failure = error
             else:

@@ -75,7 +75,7 @@ class Writer(Generic[K, V]):
 
     async def update(self, entity: V) -> V:
         """Replace."""
-        key = self._reader.stored(entity, "update() was given")
+        key = self._reader.complete(entity, "update() was given")
         call = self._reader.source.update
         return await self._carry_through(lambda: self._put(Kind.UPDATE, key, entity, call))
 
@@ -176,21 +176,22 @@ class Writer(Generic[K, V]):
 
     def _check_stored(self, stored: V, key: K | None, what: str) -> K:
         """The key under which the source has committed the row."""
+        stored_key: K | None = None
         try:
-            stored_key = self._reader.stored(stored, f"{what}() of the source returned")
+            stored_key = self._reader.sound(stored, f"{what}() of the source returned")
             if key is not None and stored_key != key:
                 raise InvalidEntityError(
                     f"{self._reader.name}: {what}() of the source was given the key {key!r} and"
                     f" returned a row with the key {stored_key!r}"
                 )
-            self._replica.rows.encode(stored)
         except InvalidEntityError:
             # Committed, and this is all we know: here as elsewhere it has to be read again.
-            if key is None:
+            known = [some for some in (key, stored_key) if some is not None]
+            for some in known:
+                self._publish(self._replica.announce(Kind.REREAD, some, time.time()))
+                self._doubt(some)
+            if not known:
                 self._upkeep.resync(f"a {what} has returned something unusable")
-            else:
-                self._publish(self._replica.announce(Kind.REREAD, key, time.time()))
-                self._doubt(key)
             raise
         return stored_key
 

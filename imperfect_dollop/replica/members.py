@@ -61,11 +61,13 @@ class Members:
             known.beat, known.heard = beat, now
         return False
 
-    def expire(self, now: float) -> list[str]:
-        """Drop the members that have not been heard of for too long; returns their origins."""
-        gone = [
-            origin for origin, member in self.alive.items() if now - member.heard > self.patience
-        ]
+    def expire(self, now: float) -> dict[str, str]:
+        """Drop the members that have not been heard of for too long; their names by origin."""
+        gone = {
+            origin: member.beat.name
+            for origin, member in self.alive.items()
+            if now - member.heard > self.patience
+        }
         for origin in gone:
             del self.alive[origin]
         return gone

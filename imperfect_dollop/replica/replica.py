@@ -61,6 +61,8 @@ TOMBSTONE_SECONDS: Final = 600.0
 """How long a deleted key is remembered at least, against events that were under way for long."""
 
 MAX_ORIGINS: Final = 10_000
+
+LAST_NUMBER: Final = 2**63 - 1
 MASK: Final = 2**64 - 1
 
 
@@ -153,6 +155,7 @@ class Replica(Generic[K, V]):
         self._proven: OrderedDict[K, int] = (
             OrderedDict()
         )  # when a key was read again, and found the same
+        self._proven_before = 0
         self._buffer: list[Events] | None = None
         self._buffered = 0
         self._overflowed = False
@@ -192,10 +195,10 @@ class Replica(Generic[K, V]):
             return event, []
         current = self.table.live.get(key)
         if self.table.same(current, entity):
-            self.table.restamp(key, stamp)
+            self._know(key, stamp)
             return event, []
         # A rival's event came in between, and whose write the source took first is not known.
-        if self._supersedes(stamp, entity, held, current):
+        if self._supersedes(key, stamp, held, current):
             self._hold(key, entity, stamp)
         return event, [self._doubt(key)]
 
@@ -244,7 +247,9 @@ class Replica(Generic[K, V]):
             self._proven[key] = load.began
             self._proven.move_to_end(key)
             if len(self._proven) > MAX_PROVEN:
-                self._proven.popitem(last=False)
+                # Of a key that is not remembered, assume that it was proven as late as that.
+                _, time = self._proven.popitem(last=False)
+                self._proven_before = max(self._proven_before, time)
             return True, None
         version = held.version if entity is None else self.version_of(entity)
         stamp = Stamp(version, load.began, self.origin)
@@ -310,6 +315,7 @@ class Replica(Generic[K, V]):
         self.table.clear()
         self.window.touch_all()
         self._proven.clear()
+        self._proven_before = 0
         self._differs.clear()
         self.vector.clear()
         self.confirmed = 0
@@ -377,11 +383,18 @@ class Replica(Generic[K, V]):
         """Events of a sibling (or our own echo, which is ignored)."""
         if events.origin == self.origin:
             return []
+        if events.first + len(events.events) > LAST_NUMBER:
+            self.counts.rejected += 1
+            return self.lost(f"impossible numbers from {events.origin}")
         if self._buffer is None:
             return self._take(events, now)
         # Whatever came before the first that we see of an origin came before we listened.
-        self.vector.setdefault(events.origin, events.first - 1)
+        if events.origin not in self.vector:
+            self._saw(events.origin, events.first - 1)
         self._tail[events.origin] = events.first + len(events.events) - 1
+        if len(self._tail) > MAX_ORIGINS:
+            del self._tail[next(iter(self._tail))]
+            self._overflowed = True
         if self._buffered + len(events.events) > MAX_BUFFERED:
             self._overflowed = True
             return []
@@ -401,8 +414,9 @@ class Replica(Generic[K, V]):
     ) -> list[Effect]:
         """A sibling's heartbeat. It comes after the sibling's events, so a number beyond ours is a loss."""
         if self._buffer is not None:
-            seen = self.vector.setdefault(origin, peer.sequence)
-            if peer.sequence > max(seen, self._tail.get(origin, 0)):
+            if origin not in self.vector:
+                self._saw(origin, peer.sequence)
+            elif peer.sequence > max(self.vector[origin], self._tail.get(origin, 0)):
                 self._overflowed = True
             return []
         if peer.sequence > self.vector.get(origin, 0):
@@ -490,10 +504,12 @@ class Replica(Generic[K, V]):
         if event.kind is Kind.FORGET and not self.whole:
             self.table.forget(key)
             return
-        held = self.table.stamp(key)
-        if held is ABSENT and not self.whole:
-            self.counts.ignored += 1  # not held, so nobody here asked for it
+        if not self.whole and key not in self.table.live:
+            # Nobody here asked for the row, or it was known to be absent, which may be over now.
+            self.table.forget(key)
+            self.counts.ignored += 1
             return
+        held = self.table.stamp(key)
         if event.stamp == held:
             self.counts.duplicates += 1
             return
@@ -521,11 +537,11 @@ class Replica(Generic[K, V]):
                 return
         if self.table.same(current, entity):
             if event.stamp.time > held.time:
-                self._hold(key, entity, event.stamp)
+                self._know(key, event.stamp)
             self.counts.ignored += 1
             return
         effects.append(self._doubt(key))
-        if self._supersedes(event.stamp, entity, held, current):
+        if self._supersedes(key, event.stamp, held, current):
             self._hold(key, entity, event.stamp)
             self.counts.applied += 1
         else:
@@ -548,17 +564,24 @@ class Replica(Generic[K, V]):
             raise ProtocolError("key or version differ from the content's")
         return entity
 
-    def _supersedes(self, stamp: Stamp, entity: V | None, held: Stamp, current: V | None) -> bool:
+    def _supersedes(self, key: K, stamp: Stamp, held: Stamp, current: V | None) -> bool:
         """Whether a state with another base than what is held is nevertheless the newer one."""
         if current is None:  # only a clean event or the source brings a row back
             return False
-        if stamp.time <= max(held.time, self.confirmed):
+        if stamp.time <= max(held.time, self._proven_at(key)):
             return False
         # A delete sorts above the row of its version; equal versions leave it to the time.
         return stamp.version >= held.version
 
     def _proven_at(self, key: K) -> int:
-        return max(self._proven.get(key, 0), self.confirmed)
+        return max(self._proven.get(key, self._proven_before), self.confirmed)
+
+    def _know(self, key: K, stamp: Stamp) -> None:
+        """What is held is known by a later stamp too."""
+        if key in self.table.live:
+            self.table.restamp(key, stamp)
+        else:
+            self.table.bury(key, stamp)
 
     def _hold(self, key: K, entity: V | None, stamp: Stamp) -> None:
         if entity is None:
@@ -586,10 +609,13 @@ class Replica(Generic[K, V]):
         return not self.whole and not self.table.stamps and not self.table.dead
 
     def _saw(self, origin: str, number: int) -> None:
-        if number > self.vector.get(origin, 0):
-            self.vector[origin] = number
-            if len(self.vector) > MAX_ORIGINS:
-                del self.vector[next(iter(self.vector))]
+        if number <= self.vector.get(origin, -1):
+            return
+        self.vector[origin] = number
+        if len(self.vector) > MAX_ORIGINS:
+            # Should that one still be alive, its next event looks like a gap.
+            del self.vector[next(iter(self.vector))]
+            self._overflowed = True
 
 
 def _split(events: Events, until: Mapping[str, int] | None) -> tuple[Events | None, Events | None]:

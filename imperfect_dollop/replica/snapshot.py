@@ -199,7 +199,7 @@ class Joiner(Generic[K, V]):
             replica.table.put(key, entity, self._stamp(chunk, version, row))
         for grave in chunk.dead:
             key = replica.keys.decode(grave.key)
-            self._place(key_hash(grave.key) % BUCKETS, own, key, last if chunk.more else -1)
+            self._place(replica.table.bucket(key), own, key, last if chunk.more else -1)
             replica.table.bury(key, self._stamp(chunk, grave.version, grave))
         self.rows += len(chunk.live)
         for bucket in chunk.buckets[:-1] if chunk.more else chunk.buckets:

@@ -103,7 +103,12 @@ class Table(Generic[K, V]):
         """Whether two states of a row have the same content (``None``: absent)."""
         if one is None or other is None:
             return one is other
-        return one is other or self._rows.encode(one) == self._rows.encode(other)
+        if one is other:
+            return True
+        try:
+            return self._rows.encode(one) == self._rows.encode(other)
+        except InvalidEntityError:  # mutated in place into what has no bytes
+            return False
 
     def keys(self) -> Iterator[K]:
         """Every key with a row or a tombstone, as of now."""

@@ -1,0 +1,64 @@
+"""The demo from its first step to its last."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from typing import Final
+
+from .cluster import Cluster
+from .database import Database, Student
+from .options import Options
+from .report import Report, Step
+from .stage import Stage
+from .steps import STEPS
+
+__all__ = ["Demo"]
+
+FIRST_NAMES: Final = ("Ada", "Alan", "Barbara", "Edsger", "Frances", "Grace", "John", "Margaret")
+CITIES: Final = ("Amsterdam", "Lisbon", "London", "Oslo", "Paris", "Prague", "Rome", "Vienna")
+
+
+class Demo:
+    """One run of the demo. Whoever displays it looks at `report` and `cluster` while it runs."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.report = Report([Step(title) for title, _ in STEPS])
+        self.cluster: Cluster | None = None
+
+    async def run(self) -> Report:
+        """Go through all steps. An unexpected exception ends its step, and is in the report."""
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="dollop-demo-") as directory:
+            database = Database(directory)
+            try:
+                async with Cluster(self.options, database) as self.cluster:
+                    await self._play(database, self.cluster)
+                self.report.counted = self.cluster.counted
+            finally:
+                await database.aclose()
+        self.report.seconds = time.perf_counter() - began
+        return self.report
+
+    async def _play(self, database: Database, cluster: Cluster) -> None:
+        chance = random.Random(self.options.seed)
+        students = _students(self.options.rows, chance)
+        await database.fill(students.values())
+        stage = Stage(self.options, database, cluster, chance, students)
+        for step, (_, play) in zip(self.report.steps, STEPS, strict=True):
+            step.begin()
+            try:
+                await play(stage, step)
+            except Exception as error:
+                step.end(error)
+                return
+            step.end()
+
+
+def _students(rows: int, chance: random.Random) -> dict[int, Student]:
+    return {
+        number: Student(number, f"{chance.choice(FIRST_NAMES)} {number}", chance.choice(CITIES))
+        for number in range(1, rows + 1)
+    }
