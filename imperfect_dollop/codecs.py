@@ -8,6 +8,7 @@ A `fingerprint` names the shape of an entity; nodes exchange rows only where it 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import operator
 import types
 import typing
@@ -77,6 +78,28 @@ class EntityCodec(Generic[V]):
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
+_unordered = msgspec.msgpack.Encoder()
+
+_AS_THEY_ARE: Final = (bytes, bytearray, dt.datetime)
+"""What msgpack has a form of its own for."""
+
+
+def _canonical(value: object) -> bytes:
+    """Msgpack bytes that depend on nothing but the content."""
+    try:
+        return _encoder.encode(value)
+    except TypeError:
+        # It can order dicts only if all their keys are strings.
+        plain = msgspec.to_builtins(value, order="deterministic", builtin_types=_AS_THEY_ARE)
+        return _unordered.encode(_ordered(plain))
+
+
+def _ordered(plain: object) -> object:
+    if isinstance(plain, dict):
+        return {key: _ordered(plain[key]) for key in sorted(plain, key=_unordered.encode)}
+    if isinstance(plain, list):
+        return [_ordered(item) for item in plain]
+    return plain
 
 
 def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V], object]:
@@ -95,7 +118,7 @@ def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V]
         schema = msgspec.json.schema(entity)
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"{entity.__name__}: {error}") from error
-    return _encoder.encode, decode, schema
+    return _canonical, decode, schema
 
 
 def _no_entity(entity: object) -> ConfigurationError:
@@ -108,17 +131,35 @@ def _no_entity(entity: object) -> ConfigurationError:
 def _pydantic(entity: type[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any], object]:
     # JSON mode in between: the only form that pydantic promises to read back, also for strict models.
     validate = entity.__pydantic_validator__.validate_json
-
-    def encode(model: Any) -> bytes:
-        return _encoder.encode(model.model_dump(mode="json", round_trip=True))
-
-    def decode(content: bytes) -> Any:
-        return validate(msgspec.json.encode(msgspec.msgpack.decode(content)))
-
     try:
-        return encode, decode, entity.model_json_schema()
+        schema = entity.model_json_schema(by_alias=False)
     except Exception as error:  # pydantic's own errors; the package is not ours to import
         raise ConfigurationError(f"{entity.__name__} has no schema: {error}") from error
+    has_sets = b'"uniqueItems":true' in msgspec.json.encode(schema)
+
+    def encode(model: Any) -> bytes:
+        said = model.model_dump(mode="json", round_trip=True, by_alias=False)
+        if has_sets:
+            said = _sets_in_order(model.model_dump(round_trip=True, by_alias=False), said)
+        return _encoder.encode(said)
+
+    def decode(content: bytes) -> Any:
+        said = msgspec.json.encode(msgspec.msgpack.decode(content))
+        return validate(said, by_alias=False, by_name=True)
+
+    return encode, decode, schema
+
+
+def _sets_in_order(python: object, said: Any) -> Any:
+    """What pydantic said in JSON mode, its sets in an order of their own; `python` tells which they are."""
+    if isinstance(python, (set, frozenset)):
+        return sorted(said, key=_encoder.encode)
+    if isinstance(python, dict) and isinstance(said, dict):
+        pairs = zip(python.values(), said.items(), strict=True)
+        return {name: _sets_in_order(held, value) for held, (name, value) in pairs}
+    if isinstance(python, (list, tuple)) and isinstance(said, list):
+        return [_sets_in_order(*pair) for pair in zip(python, said, strict=True)]
+    return said
 
 
 def _types(
@@ -138,16 +179,21 @@ def _types(
                 yield from _types(item, place, seen)
 
 
-def _without_prose(schema: object) -> object:
-    """The JSON schema less what changes with a docstring; a *field* of that name is no string."""
+def _without_prose(schema: object, *, names: bool = False) -> object:
+    """The JSON schema less what does not change the bytes; `names`: its keys are names of fields.
+
+    Alternatives are put in order, and defaults left out: both may come from a set.
+    """
     if isinstance(schema, dict):
         return {
-            name: _without_prose(value)
+            name: [_without_prose(item) for item in value]
+            if name == "prefixItems"  # the places of a tuple
+            else _without_prose(value, names=not names and name in {"properties", "$defs"})
             for name, value in schema.items()
-            if not (name in {"description", "title"} and isinstance(value, str))
+            if names or name not in {"title", "description", "default", "examples"}
         }
     if isinstance(schema, list):
-        return [_without_prose(item) for item in schema]
+        return sorted((_without_prose(item) for item in schema), key=msgspec.json.encode)
     return schema
 
 
@@ -189,8 +235,9 @@ class KeyCodec(Generic[K]):
         try:
             key = self._decode(content)
             hash(key)
-            if key != key or (type(key) is tuple and self._decode(content) != key):
-                raise ValueError("a key that equals nothing")  # NaN
+            # Two spellings of one key would be two rows to whoever hashes bytes; NaN equals nothing.
+            if _encoder.encode(key) != content or self._decode(content) != key:
+                raise ValueError("not the canonical bytes of a key")
         except _UNREADABLE as error:
             raise ProtocolError(f"bytes that are no key: {error}") from error
         return cast("K", key)

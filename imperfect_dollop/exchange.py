@@ -81,9 +81,11 @@ class Joining:
                             joiner.take(chunk)
                             await anyio.lowlevel.checkpoint()
                 with anyio.move_on_after(CATCH_UP_SECONDS):
-                    while not joiner.arrived:
+                    while joiner.footer is not None and not joiner.arrived:
                         self._arrivals = anyio.Event()
                         await self._arrivals.wait()
+                if joiner.footer is None:
+                    raise ProtocolError("it ended early")
                 effects = joiner.finish(time.time())
             except (BrokerUnavailableError, ProtocolError) as error:
                 logger.info("%s: snapshot from %s failed: %s", self._repository, donor, error)

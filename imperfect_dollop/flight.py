@@ -7,8 +7,8 @@ The interleavings this guards against:
 * a load that never returns keeps its key locked for ever.
 
 So a load runs in a task of its own and callers only wait for it, each on a future of its own: cancelling
-a task cancels the future it awaits, so that must not be a shared one. At its deadline the keys of a
-load are freed whether or not the load lets itself be cancelled.
+a task cancels the future it awaits, so that must not be a shared one. The load itself keeps its
+deadline, see `imperfect_dollop.sourcing`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import copy
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-import anyio
-
-from .errors import ClosedError, DollopError, LoadTimeoutError, SourceUnavailableError
+from .errors import ClosedError, DollopError, SourceUnavailableError
 
 __all__ = ["Flights", "own_copy"]
 
@@ -41,13 +39,11 @@ class Spawn(Protocol):
 class _Flight(Generic[K, R]):
     """One load of some keys, and who waits for which of them."""
 
-    __slots__ = ("deadline", "keys", "scope", "waiting")
+    __slots__ = ("keys", "waiting")
 
     def __init__(self, keys: tuple[K, ...]) -> None:
         self.keys: tuple[K, ...] = keys
         self.waiting: list[tuple[K, asyncio.Future[R | None]]] = []
-        self.scope: anyio.CancelScope = anyio.CancelScope()
-        self.deadline: asyncio.TimerHandle | None = None
 
 
 class Flights(Generic[K, R]):
@@ -62,12 +58,10 @@ class Flights(Generic[K, R]):
         spawn: Spawn,
         load: Load[K, R],
         *,
-        timeout: float | None,
         describe: Callable[[tuple[K, ...]], str],
     ) -> None:
         self._spawn = spawn
         self._load = load
-        self._timeout = timeout
         self._describe = describe
         self._flying: dict[K, _Flight[K, R]] = {}
 
@@ -77,8 +71,7 @@ class Flights(Generic[K, R]):
     async def join(self, key: K) -> R | None:
         """What a load finds for this key; starts one unless it is under way already.
 
-        Raises what the load raises, `LoadTimeoutError` at its deadline, and `ClosedError` when the
-        background is stopped meanwhile.
+        Raises what the load raises, and `ClosedError` when the background is stopped meanwhile.
         """
         flight = self._flying.get(key) or self.start((key,))
         waiter: asyncio.Future[R | None] = asyncio.get_running_loop().create_future()
@@ -106,19 +99,15 @@ class Flights(Generic[K, R]):
         flight: _Flight[K, R] = _Flight(keys)
         self._spawn(self._fly, flight, name=f"load of {self._describe(keys)}")
         self._flying.update(dict.fromkeys(keys, flight))
-        if self._timeout is not None:
-            flight.deadline = asyncio.get_running_loop().call_later(
-                self._timeout, self._expire, flight, self._timeout
-            )
         return flight
 
     async def _fly(self, flight: _Flight[K, R]) -> None:
         try:
-            with flight.scope:
-                found = await self._load(flight.keys)
-                for key, waiter in self._land(flight):
-                    if not waiter.done():
-                        waiter.set_result(found.get(key))
+            found = await self._load(flight.keys)
+            results = {key: found.get(key) for key in flight.keys}
+            for key, waiter in self._land(flight):
+                if not waiter.done():
+                    waiter.set_result(results[key])
         except DollopError as error:
             self._fail(flight, error)
         except Exception as error:
@@ -129,11 +118,6 @@ class Flights(Generic[K, R]):
             self._fail(flight, ClosedError(f"{self._describe(flight.keys)}: closed while loading"))
             raise
 
-    def _expire(self, flight: _Flight[K, R], timeout: float) -> None:
-        text = f"{self._describe(flight.keys)}: the source did not answer within {timeout:g} s"
-        self._fail(flight, LoadTimeoutError(text))
-        flight.scope.cancel(text)
-
     def _fail(self, flight: _Flight[K, R], error: DollopError) -> None:
         for _, waiter in self._land(flight):
             if not waiter.done():
@@ -141,8 +125,6 @@ class Flights(Generic[K, R]):
 
     def _land(self, flight: _Flight[K, R]) -> list[tuple[K, asyncio.Future[R | None]]]:
         """The keys are free again; returns who waits."""
-        if flight.deadline is not None:
-            flight.deadline.cancel()
         for key in flight.keys:
             if self._flying.get(key) is flight:
                 del self._flying[key]

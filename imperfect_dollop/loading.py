@@ -35,11 +35,10 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
         stats: Stats,
         *,
         spawn: Spawn,
-        timeout: float | None,
         publish: Callable[[Event], None],
         held: Callable[[K], None],
     ) -> None:
-        super().__init__(spawn, self._read, timeout=timeout, describe=self._about)
+        super().__init__(spawn, self._read, describe=self._about)
         self._replica = replica
         self._reader = reader
         self._upkeep = upkeep

@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 
 from .broker import Broker, Delivery, Down, Gap, Link, Message, Up
-from .errors import BrokerUnavailableError, ProtocolError
+from .errors import BrokerUnavailableError, ClosedError, ProtocolError
 from .freshness import Backoff
 from .replica.members import Members
 from .replica.messages import Events, Heartbeat, Phase, Refuse, Take, decode, encode
@@ -60,6 +60,7 @@ class Membership:
         self.echoed: anyio.Event = anyio.Event()  # our own messages come back
         self.listening_since: float = 0.0  # monotonic
         self.attempted: anyio.Event = anyio.Event()  # the first attempt to connect has ended
+        self.closed: bool = False
         self.serving: bool = False  # the repositories have begun to load
         self._broker = broker
         self._namespace = namespace
@@ -70,13 +71,12 @@ class Membership:
         self._leaving = False
         self._work = anyio.Event()
         self._news = anyio.Event()
-        self._idle = anyio.Event()
+        self._progress = anyio.Event()  # a batch was sent
 
     # -- for the seats ---------------------------------------------------------------------------
 
     def wake(self) -> None:
         """There is something to send."""
-        self._idle = anyio.Event()
         self._work.set()
 
     def beat_now(self) -> None:
@@ -119,8 +119,6 @@ class Membership:
                 continue
             if self.up:
                 backoff.succeeded()
-            if not any(seat.unsent for seat in self._seats.values()):
-                self._idle.set()
             pause = max(0.0, self._beat_due - time.monotonic()) if self.up else self.heartbeat
             with anyio.move_on_after(pause):
                 await self._work.wait()
@@ -132,6 +130,8 @@ class Membership:
             if batch is not None:
                 await self.publish(encode(batch))
                 seat.sent()
+                self._progress.set()
+                self._progress = anyio.Event()
         if time.monotonic() >= self._beat_due:
             self._beat_due = time.monotonic() + self.heartbeat
             self._look_around()
@@ -162,7 +162,14 @@ class Membership:
     async def flushed(self) -> None:
         """Wait until everything queued so far, at least, was handed to the broker."""
         while any(seat.unsent for seat in self._seats.values()):
-            await self._idle.wait()
+            if self.closed:
+                raise ClosedError(f"{self.name} was closed before everything was sent")
+            await self._progress.wait()
+
+    def close(self) -> None:
+        """Tell whoever still waits."""
+        self.closed = True
+        self._progress.set()
 
     async def leave(self) -> None:
         """Say goodbye. Raises `BrokerUnavailableError`."""

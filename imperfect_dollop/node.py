@@ -220,6 +220,8 @@ class Node:
         for repository, _ in zip(self.repositories, self._seats, strict=False):
             repository.detach()
         self._seats.clear()
+        if self._membership is not None:
+            self._membership.close()
         self._membership = None
         opened, self._opened = self._opened, None
         if opened is not None:

@@ -126,7 +126,7 @@ class Repository(Generic[K, V]):
             preload=preload,
             versioned=version is not None,
             ttl=ttl,
-            jitter=DEFAULT_JITTER * (ttl or 0.0) if jitter is None else jitter,
+            jitter=_default_jitter(ttl) if jitter is None else jitter,
             retry_after=retry_after,
             hard_timeout=hard_timeout,
             missing_ttl=missing_ttl,
@@ -563,6 +563,10 @@ class Repository(Generic[K, V]):
 
     def _unhashable(self, key: object) -> InvalidEntityError:
         return InvalidEntityError(f"{self.name}: {key!r} cannot be a key, it is not hashable")
+
+
+def _default_jitter(ttl: object) -> float:
+    return DEFAULT_JITTER * ttl if isinstance(ttl, (int, float)) else 0.0
 
 
 def _fields(entity: type) -> dict[str, Any]:

@@ -93,6 +93,9 @@ class Seat:
 
     def asked(self, take: Take) -> None:
         """A sibling wants a snapshot."""
+        if self.donating >= 2 * MAX_DONATIONS:
+            return  # not even a refusal: whoever asks that often is answered by its time-out
+        self.donating += 1
         self._supervisor.spawn(self._answer, take, name=f"snapshot of {self.name}")
 
     def refused(self, refuse: Refuse) -> None:
@@ -101,6 +104,14 @@ class Seat:
             self._joining.refused(refuse.reason)
 
     async def _answer(self, take: Take) -> None:
+        try:
+            await self._give(take)
+        except BrokerUnavailableError as error:
+            logger.info("%s: a snapshot was not taken to its end: %s", self.name, error)
+        finally:
+            self.donating -= 1
+
+    async def _give(self, take: Take) -> None:
         link = self.membership.link
         replica = self.replica
         if link is None:
@@ -110,21 +121,19 @@ class Seat:
             reason = "another schema"
         elif replica.cold or not replica.whole or self.session.closed:
             reason = "no copy here"
-        elif self.donating >= MAX_DONATIONS:
+        elif self.donating > MAX_DONATIONS:
             reason = "busy"
-        self.donating += 1
-        try:
-            if reason is not None:
-                await self.membership.publish(
-                    encode(Refuse(self.membership.origin, take.address, reason))
-                )
-                return
-            clean = lambda: self.session.upkeep.clean and not replica.cold  # noqa: E731
-            await give(link, Donor(replica, take, clean), take.address)
-        except BrokerUnavailableError as error:
-            logger.info("%s: a snapshot was not taken to its end: %s", self.name, error)
-        finally:
-            self.donating -= 1
+        if reason is not None:
+            refusal = Refuse(self.membership.origin, take.address, reason)
+            await self.membership.publish(encode(refusal))
+            return
+        donor = Donor(
+            replica,
+            take,
+            clean=lambda: self.session.upkeep.clean and not replica.cold,
+            sent=lambda: self.unsent == 0,
+        )
+        await give(link, donor, take.address)
 
     # -- Siblings --------------------------------------------------------------------------------
 

@@ -46,16 +46,19 @@ class Options:
     def fault(self) -> str | None:
         """What is wrong with a setting, or with two of them together."""
         for name in ("ttl", "hard_timeout", "retry_after", "missing_ttl"):
-            seconds_given: float | None = getattr(self, name)
-            if seconds_given is not None and not seconds_given > 0:
-                return f"{name}={seconds_given!r} must be seconds above 0"
+            given: object = getattr(self, name)
+            optional = name in ("ttl", "hard_timeout")
+            if not (given is None and optional) and not _positive(given):
+                return f"{name}={given!r} must be seconds above 0{', or None' * optional}"
+        if not isinstance(self.jitter, (int, float)):
+            return f"jitter={self.jitter!r} must be seconds"
         if self.ttl is None and self.jitter:
             return f"jitter={self.jitter!r} spreads the refreshes of ttl, which is None"
         if self.ttl is not None and not 0 <= self.jitter <= self.ttl:
             return f"jitter={self.jitter!r} must be from 0 to ttl={self.ttl!r} seconds"
         if self.max_entries is not None and self.preload:
             return "max_entries bounds what is loaded on demand; preload=True holds all rows"
-        if self.max_entries is not None and self.max_entries < 1:
+        if self.max_entries is not None and not _positive(self.max_entries):
             return f"max_entries={self.max_entries!r} must be at least 1"
         if self.preload and not self.bootstrap:
             return "bootstrap=() leaves a cold node nowhere to look"
@@ -63,6 +66,10 @@ class Options:
             if place not in ("sibling", "source") and not callable(place):
                 return f"bootstrap entry {place!r} is neither 'sibling', 'source' nor a function"
         return None
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and value > 0
 
 
 class Session(Generic[K, V]):
@@ -122,7 +129,6 @@ class Session(Generic[K, V]):
             self.upkeep,
             self.stats,
             spawn=supervisor.spawn,
-            timeout=options.hard_timeout,
             publish=self.publish,
             held=held,
         )

@@ -192,7 +192,7 @@ class FunctionSource(Generic[K, V]):
                 ):  # a named tuple
                     yield cast("Iterable[V]", item)
                     continue
-                single.append(item)
+                single.append(cast("V", item))
                 if len(single) >= CHUNK_ROWS:
                     yield single
                     single = []

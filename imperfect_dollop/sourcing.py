@@ -6,17 +6,17 @@ repository and key it was about, with the original as its cause.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -28,15 +28,13 @@ from .errors import (
     LoadTimeoutError,
     SourceUnavailableError,
 )
-from .source import Source
+from .source import Source, verbs
 
 __all__ = ["Reader"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
-
-_END: Final = object()
 
 
 CLOSE_SECONDS: Final = 5.0
@@ -65,6 +63,7 @@ class Reader(Generic[K, V]):
         self._key_of = key_of
         self._version = version
         self._timeout = timeout
+        self._abandoned: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks weakly
 
     # -- entities --------------------------------------------------------------------------------
 
@@ -123,60 +122,63 @@ class Reader(Generic[K, V]):
 
     async def load_many(self, keys: Sequence[K]) -> dict[K, V]:
         """The rows that exist of these keys."""
-        about = f"key {keys[0]!r}" if len(keys) == 1 else f"{len(keys)} keys"
-        with self._deadline(f"load of {about}"):
-            return await self._load_many(keys, about)
+        about = f"load of key {keys[0]!r}" if len(keys) == 1 else f"load of {len(keys)} keys"
 
-    async def _load_many(self, keys: Sequence[K], about: str) -> dict[K, V]:
-        source = self.source
-        async with self._translated(f"load of {about}"):
-            rows: Iterable[V]
-            if len(keys) == 1 and callable(getattr(source, "load", None)):
-                row = await source.load(keys[0])
-                rows = () if row is None else (row,)
-            elif callable(getattr(source, "load_many", None)):
-                rows = await source.load_many(keys)
-            else:
-                one_by_one = [await source.load(key) for key in keys]
-                rows = [row for row in one_by_one if row is not None]
+        async def work(progress: Callable[[], None]) -> dict[K, V]:
             found: dict[K, V] = {}
-            self._collect(rows, found, f"the load of {about} returned")
+            self._collect(await self._rows(keys), found, f"the {about} returned")
+            return found
+
+        found = await self._bounded(about, work)
         asked = set(keys)
         for key in found:
             if key not in asked:
                 raise InvalidEntityError(
-                    f"{self.name}: the load of {about} returned a row with the key {key!r}"
+                    f"{self.name}: the {about} returned a row with the key {key!r}"
                 )
         return found
 
+    async def _rows(self, keys: Sequence[K]) -> Iterable[V]:
+        able = verbs(self.source)
+        if len(keys) > 1 and "load_many" in able:
+            return await self.source.load_many(keys)
+        if "load" not in able:
+            return await self.source.load_many(keys)
+        rows = [await self.source.load(key) for key in keys]
+        return [row for row in rows if row is not None]
+
     async def load_all(self) -> dict[K, V]:
         """Every row by key. Nothing is half done: all of them, or an error."""
-        rows: dict[K, V] = {}
-        async with self._translated("load of all rows"):
+
+        async def work(progress: Callable[[], None]) -> dict[K, V]:
+            rows: dict[K, V] = {}
             chunks = aiter(self.source.load_all())
             try:
-                while True:
-                    chunk: object = _END
-                    with self._deadline("load of all rows"):
-                        chunk = await anext(chunks, _END)
-                    if chunk is _END:
-                        return rows
+                async for chunk in chunks:
                     self._collect(chunk, rows, "load_all returned")
+                    progress()
                     await anyio.lowlevel.checkpoint()
             finally:
                 await _close(chunks)
+            return rows
+
+        return await self._bounded("load of all rows", work)
 
     async def rows_of(self, fallback: Callable[[], AsyncIterable[V]]) -> dict[K, V]:
         """As `load_all`, from an application's own fallback that yields entities one by one."""
-        rows: dict[K, V] = {}
-        async with self._translated("load by a bootstrap function"):
-            iterator = aiter(fallback())
+
+        async def work(progress: Callable[[], None]) -> dict[K, V]:
+            rows: dict[K, V] = {}
+            entities = aiter(fallback())
             try:
-                async for entity in iterator:
+                async for entity in entities:
                     self._collect((entity,), rows, "a bootstrap function yielded")
+                    progress()
             finally:
-                await _close(iterator)
-        return rows
+                await _close(entities)
+            return rows
+
+        return await self._bounded("load by a bootstrap function", work)
 
     def _collect(self, chunk: object, rows: dict[K, V], whence: str) -> None:
         if not isinstance(chunk, Iterable) or isinstance(chunk, (str, bytes)):
@@ -194,31 +196,78 @@ class Reader(Generic[K, V]):
 
     # -- writes ----------------------------------------------------------------------------------
 
-    async def write(self, what: str, call: Callable[[], Awaitable[R]]) -> R:
-        """A create, update or delete. After an error its outcome may be unknown."""
-        async with self._translated(what):
-            with self._deadline(what):
-                return await call()
+    async def write(
+        self, what: str, call: Callable[[], Awaitable[R]], late: Callable[[], None]
+    ) -> R:
+        """A create, update or delete. After an error its outcome may be unknown.
+
+        `late` is called if it ends after it was given up.
+        """
+        return await self._bounded(what, lambda progress: call(), late)
 
     # -- in between ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _deadline(self, what: str) -> Iterator[None]:
-        with anyio.move_on_after(self._timeout) as scope:
-            yield
-        if scope.cancelled_caught:
-            raise LoadTimeoutError(
-                f"{self.name}: the source made no progress in the {what} for {self._timeout} s"
-            )
+    async def _bounded(
+        self,
+        what: str,
+        work: Callable[[Callable[[], None]], Awaitable[R]],
+        late: Callable[[], None] | None = None,
+    ) -> R:
+        """Do `work`, which calls what it is handed whenever there is progress.
 
-    @asynccontextmanager
-    async def _translated(self, what: str) -> AsyncIterator[None]:
+        Without progress for `timeout` seconds it is cancelled and given up. It has a task of its own, so
+        that this holds even for a source that swallows its cancellation; such a task is the one
+        kind that may outlive its node.
+        """
+        last = time.monotonic()
+
+        def progress() -> None:
+            nonlocal last
+            last = time.monotonic()
+
+        async def run() -> R:
+            return await work(progress)
+
+        task = asyncio.ensure_future(run())
         try:
-            yield
+            while not task.done():
+                left = None if self._timeout is None else last + self._timeout - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                await asyncio.wait([task], timeout=left)
+        except asyncio.CancelledError:
+            task.cancel()
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                await asyncio.wait([task])
+            self._abandon(task, late)
+            raise
+        if task.done():
+            return self._result(what, task)
+        task.cancel()
+        self._abandon(task, late)
+        raise LoadTimeoutError(
+            f"{self.name}: the source made no progress in the {what} for {self._timeout:g} s"
+        )
+
+    def _result(self, what: str, task: asyncio.Future[R]) -> R:
+        try:
+            return task.result()
         except DollopError:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # cancelled from within, not by us
             raise SourceUnavailableError(f"{self.name}: the {what} failed: {error!r}") from error
+
+    def _abandon(self, task: asyncio.Future[Any], late: Callable[[], None] | None) -> None:
+        self._abandoned.add(task)
+
+        def ended(task: asyncio.Future[Any]) -> None:
+            self._abandoned.discard(task)
+            if not task.cancelled():
+                task.exception()  # nobody waits for it any more
+            if late is not None:
+                late()
+
+        task.add_done_callback(ended)
 
 
 async def _close(iterator: AsyncIterator[object]) -> None:

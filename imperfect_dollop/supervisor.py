@@ -108,7 +108,9 @@ class Supervisor:
     ) -> None:
         try:
             await function(*args)
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if _cancelled(error):
+                raise
             self.crashes += 1
             logger.exception("%s: a background task crashed", self.name)
 
@@ -119,10 +121,18 @@ class Supervisor:
             try:
                 await loop()
                 return
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if _cancelled(error):
+                    raise
                 self.crashes += 1
                 logger.exception("%s crashed, and is started again", name)
             if anyio.current_time() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             await anyio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _cancelled(error: BaseException) -> bool:
+    """Whether the task was cancelled, and did not just run into somebody else's cancellation."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -161,7 +161,7 @@ class Writer(Generic[K, V]):
         """Call the source; after any failure what it holds for the key is not known."""
         try:
             about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
-            result = await self._reader.write(about, call)
+            result = await self._reader.write(about, call, lambda: self._doubt(key))
         except (ConflictError, EntityExistsError, EntityNotFoundError, InvalidEntityError) as error:
             self._stats.conflicts += isinstance(error, ConflictError)
             self._doubt(key)
@@ -201,7 +201,7 @@ class Writer(Generic[K, V]):
 
     def _doubt(self, key: K | None) -> None:
         if key is not None:
-            self._upkeep.doubt([key])
+            self._upkeep.take(self._replica.unsure(key))
 
     async def _settle(self, key: K, doubtful: bool) -> None:
         """A rival's event came in between: let the source say what is there before returning."""

@@ -1,26 +1,25 @@
 """One node's copy of one repository: the rules.
 
-The source is the truth. Events only order what is in flight, and where the order is in doubt the key is
-read again from the source. What is held for a key has a stamp; an event brings its own stamp and its *base*, the
-stamp that its writer held when the write began. A held tombstone or nothing at all is "dead" below.
+The source is the truth. Events only order what is in flight, and where the order is in doubt, the key is
+read again from the source. What is held for a key has a stamp; an event brings its own stamp and its
+*base*, the stamp that its writer held when the write began.
 
 ======================================================  ==========================================
 event                                                   what becomes of it
 ======================================================  ==========================================
 number already seen, or stamp is what is held           ignored (a duplicate)
-written before the held content was last read again     as if its base differed
 base is what is held                                    applied (a clean successor)
 base differs, content is the same                       the later stamp is kept
-base differs, dead here, live there                     ignored, doubt: only a clean event or the
-                                                        source brings a row back
-base differs, newer by version and by time              applied, doubt
-base differs, anything else                             ignored, doubt
+base differs, content differs                           ignored, doubt
+base is what is held, but it was written before that    as if the base differed
+was last read again, or goes back to an older version
 time beyond the drift bound, or content unreadable      ignored, doubt
 key unreadable, or a number skipped                     the whole copy is in doubt: resync
 ======================================================  ==========================================
 
-*Doubt* is the effect `Reread`; doubt of the whole is `Resync`. A delete with version X sorts above the row
-with version X. Without versions only the time decides.
+*Doubt* is the effect `Reread`; doubt of the whole is `Resync`. No guess is made from versions or times in between:
+clocks differ, and a row that is created again begins with its first version. What is held was true
+once, so it stands until the source has been asked.
 
 While cold a replica buffers events: the rows that they refer to are not there yet. `Replica.go_cold` begins that,
 `Replica.go_warm` ends it and plays back what the load or snapshot cannot contain.
@@ -155,6 +154,7 @@ class Replica(Generic[K, V]):
         self._proven: OrderedDict[K, int] = (
             OrderedDict()
         )  # when a key was read again, and found the same
+        self.resets: int = 0  # times that everything was dropped
         self._proven_before = 0
         self._buffer: list[Events] | None = None
         self._buffered = 0
@@ -197,10 +197,16 @@ class Replica(Generic[K, V]):
         if self.table.same(current, entity):
             self._know(key, stamp)
             return event, []
-        # A rival's event came in between, and whose write the source took first is not known.
-        if self._supersedes(key, stamp, held, current):
+        # A rival's event came in between, and whose write the source took first is not known. Until it has
+        # been asked, a writer sees its own - unless that is older, or the row is gone.
+        if current is not None and stamp.version >= held.version:
             self._hold(key, entity, stamp)
         return event, [self._doubt(key)]
+
+    def unsure(self, key: K) -> list[Effect]:
+        """A write has failed, and whether the source has it is not known: loads begun before do not tell."""
+        self.window.touch(key)
+        return [self._doubt(key)]
 
     def announce(self, kind: Kind, key: K | None, now: float, time: int | None = None) -> Event:
         """An event without content, of now or of a hybrid `time`.
@@ -240,6 +246,7 @@ class Replica(Generic[K, V]):
         """
         if not self.window.untouched(key, load):
             return False, None
+        self.window.touch(key)
         held = self.table.stamp(key)
         if self.table.same(self.table.live.get(key), entity):
             if held is ABSENT and not self.whole:
@@ -261,6 +268,7 @@ class Replica(Generic[K, V]):
         """Take over a complete load, a slice at a time; yields the differences of each slice."""
         version_of, table, untouched = self.version_of, self.table, self.window.untouched
         found: list[Event] = []
+        self.window.overtake(load)
         for count, (key, entity) in enumerate(rows.items(), 1):
             if untouched(key, load):
                 held = table.stamps.get(key)
@@ -314,6 +322,7 @@ class Replica(Generic[K, V]):
         """Hold nothing, and buffer events from now on."""
         self.table.clear()
         self.window.touch_all()
+        self.resets += 1
         self._proven.clear()
         self._proven_before = 0
         self._differs.clear()
@@ -369,7 +378,7 @@ class Replica(Generic[K, V]):
         overflowed = self._overflowed
         self._start_buffer()
         self._buffer = None
-        return [self._gap("events were lost while starting")] if overflowed else []
+        return [self.gap("events were lost while starting")] if overflowed else []
 
     def _start_buffer(self) -> None:
         self._buffer = []
@@ -407,7 +416,7 @@ class Replica(Generic[K, V]):
         if self._buffer is not None:
             self._overflowed = True
             return []
-        return [self._gap(reason)]
+        return [self.gap(reason)]
 
     def heard(
         self, origin: str, peer: RepositoryState, members: Collection[str], now: float
@@ -423,7 +432,7 @@ class Replica(Generic[K, V]):
             missing = peer.sequence - self.vector.get(origin, 0)
             known = not self._empty() or origin in self.vector
             self._saw(origin, peer.sequence)
-            return [self._gap(f"{missing} events of {origin} did not arrive")] if known else []
+            return [self.gap(f"{missing} events of {origin} did not arrive")] if known else []
         comparable = (
             self.whole
             and peer.clean
@@ -442,7 +451,7 @@ class Replica(Generic[K, V]):
         # If loading again does not help (a row that no two reads see alike), ask ever more rarely.
         self._patience *= 2
         self._differs.clear()
-        return [self._gap(f"digest differs from {origin}'s")]
+        return [self.gap(f"digest differs from {origin}'s")]
 
     def left(self, origin: str) -> None:
         """A member is gone."""
@@ -474,12 +483,12 @@ class Replica(Generic[K, V]):
         effects: list[Effect] = []
         if events.first > last + 1 and (not self._empty() or events.origin in self.vector):
             effects.append(
-                self._gap(f"{events.first - last - 1} events of {events.origin} did not arrive")
+                self.gap(f"{events.first - last - 1} events of {events.origin} did not arrive")
             )
         for number, event in enumerate(events.events, events.first):
             if number <= last:
                 self.counts.duplicates += 1
-            elif not covered(event.key, events.origin, number):
+            elif event.kind in _FOR_ALL or not covered(event.key, events.origin, number):
                 self._apply(event, events.fingerprint, now, effects)
                 if event.kind is Kind.CLEAR and self.whole:
                     break  # cold now, and what comes after it will be in the next load
@@ -541,11 +550,7 @@ class Replica(Generic[K, V]):
             self.counts.ignored += 1
             return
         effects.append(self._doubt(key))
-        if self._supersedes(key, event.stamp, held, current):
-            self._hold(key, entity, event.stamp)
-            self.counts.applied += 1
-        else:
-            self.counts.ignored += 1
+        self.counts.ignored += 1
 
     def _content(self, event: Event, key: K) -> V | None:
         """The entity of an event, checked against what the event says about it."""
@@ -563,15 +568,6 @@ class Replica(Generic[K, V]):
         if not fits:
             raise ProtocolError("key or version differ from the content's")
         return entity
-
-    def _supersedes(self, key: K, stamp: Stamp, held: Stamp, current: V | None) -> bool:
-        """Whether a state with another base than what is held is nevertheless the newer one."""
-        if current is None:  # only a clean event or the source brings a row back
-            return False
-        if stamp.time <= max(held.time, self._proven_at(key)):
-            return False
-        # A delete sorts above the row of its version; equal versions leave it to the time.
-        return stamp.version >= held.version
 
     def _proven_at(self, key: K) -> int:
         return max(self._proven.get(key, self._proven_before), self.confirmed)
@@ -600,7 +596,8 @@ class Replica(Generic[K, V]):
         self.counts.doubts += 1
         return Reread((key,))
 
-    def _gap(self, reason: str) -> Resync:
+    def gap(self, reason: str) -> Resync:
+        """Something is missing."""
         self.counts.gaps += 1
         return Resync(reason)
 
@@ -616,6 +613,10 @@ class Replica(Generic[K, V]):
             # Should that one still be alive, its next event looks like a gap.
             del self.vector[next(iter(self.vector))]
             self._overflowed = True
+
+
+_FOR_ALL: Final = (Kind.CLEAR, Kind.CONFIRM)
+"""Kinds of events that are about no key."""
 
 
 def _split(events: Events, until: Mapping[str, int] | None) -> tuple[Events | None, Events | None]:

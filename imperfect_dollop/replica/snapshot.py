@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeVar
 
-from ..codecs import key_hash
 from ..errors import ProtocolError
 from .messages import Chunk, DeadRow, Footer, Header, LiveRow, Take, decode_frame, encode
 from .replica import Cleared, Effect, Replica
-from .stamp import Stamp
+from .stamp import ABSENT, Stamp
 from .table import BUCKETS
 
 __all__ = ["Donor", "Joiner"]
@@ -32,15 +31,36 @@ SORT_SLICE: Final = 2_000
 
 
 class Donor(Generic[K, V]):
-    """Makes the frames of one snapshot. `clean` is asked at the end whether the copy can be vouched for."""
+    """Makes the frames of one snapshot.
 
-    def __init__(self, replica: Replica[K, V], take: Take, clean: Callable[[], bool]) -> None:
+    `clean` is asked at the end whether the copy can be vouched for, `sent` whether every event of
+    this node has its number: else the vector would not cover what the digest does.
+    """
+
+    def __init__(
+        self,
+        replica: Replica[K, V],
+        take: Take,
+        clean: Callable[[], bool],
+        sent: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._replica = replica
         self._take = take
         self._clean = clean
+        self._sent = sent
 
     def frames(self) -> Iterator[bytes | None]:
-        """The frames in order; ``None`` only gives the event loop its turn."""
+        """The frames in order; ``None`` only gives the event loop its turn.
+
+        They end without a footer when the donor drops what it holds.
+        """
+        resets = self._replica.resets
+        for frame in self._frames():
+            if self._replica.resets != resets:
+                return
+            yield frame
+
+    def _frames(self) -> Iterator[bytes | None]:
         replica, take = self._replica, self._take
         yield encode(
             Header(take.address, replica.rows.fingerprint, self._vector(), replica.confirmed)
@@ -67,6 +87,8 @@ class Donor(Generic[K, V]):
                 chunk = _ChunkMaker(replica)
         if chunk.buckets:
             yield encode(chunk.made(self._vector(), more=False))
+        while not self._sent():
+            yield None
         table = replica.table
         yield encode(Footer(self._vector(), table.root, len(table.live), self._clean()))
 
@@ -111,9 +133,12 @@ class Joiner(Generic[K, V]):
         replica.table.clear()  # what an earlier attempt has left
         self._vectors: dict[int, dict[str, int]] = {}  # by bucket that is here: what it contains
         self._partial: list[K] = []  # keys of a bucket that is not complete
+        self._partial_vector: dict[str, int] | None = None  # that of its first chunk
         self._address = ""
         self._header: Header | None = None
         self._confirmed: int | None = None
+        self._latest = 0  # the latest time in any of it
+        self._played: set[K] = set()  # keys that came with events only
         self.footer: Footer | None = None
         self.rows: int = 0
 
@@ -121,7 +146,7 @@ class Joiner(Generic[K, V]):
         """Another donor will send to `address`; returns the buckets to ask it for."""
         for key in self._partial:  # the next donor may no longer have them
             self._replica.table.forget(key)
-        self._partial = []
+        self._partial, self._partial_vector = [], None
         self._address, self._header, self.footer = address, None, None
         self._replica.begin_snapshot()
         return [bucket for bucket in range(BUCKETS) if bucket not in self._vectors]
@@ -152,8 +177,14 @@ class Joiner(Generic[K, V]):
 
         The replica is warm afterwards, or as cold as before.
         """
+        effects = self._finish(now)
+        if effects is None:
+            self._replica.table.clear()
+        return effects
+
+    def _finish(self, now: float) -> list[Effect] | None:
         footer, replica = self.footer, self._replica
-        if footer is None:
+        if footer is None or not replica.clock.observe(self._latest, now):
             return None
         replica.confirmed = self._confirmed or 0
         effects = replica.replay(now, until=footer.vector, covered=self._covered)
@@ -162,6 +193,8 @@ class Joiner(Generic[K, V]):
         effects += replica.replay(now, covered=self._covered)
         if any(isinstance(effect, Cleared) for effect in effects):
             return None
+        if not footer.clean:
+            effects.append(replica.gap("the donor does not vouch for its copy"))
         return effects + replica.go_warm()
 
     def _open(self, header: Header) -> None:
@@ -172,6 +205,7 @@ class Joiner(Generic[K, V]):
         self._header = header
         if self._confirmed is None:
             self._confirmed = header.confirmed
+            self._latest = max(self._latest, header.confirmed)
             self._replica.vector = dict(header.vector)
             return
         # Buckets of an earlier donor are here: events count from the earlier of both.
@@ -186,8 +220,31 @@ class Joiner(Generic[K, V]):
         wrong = [bucket for bucket in chunk.buckets if bucket >= BUCKETS or bucket in self._vectors]
         if wrong or not chunk.buckets:
             raise ProtocolError(f"buckets that were not asked for: {wrong}")
+        rows = self._decoded(chunk)  # all of them, before any is taken over
         last = chunk.buckets[-1]
-        own = set(chunk.buckets)
+        if chunk.buckets[:-1] and chunk.more:
+            self._partial = []
+        for bucket, key, entity, stamp in rows:
+            if bucket == last and chunk.more:
+                self._partial.append(key)
+            if entity is None:
+                replica.table.bury(key, stamp)
+            else:
+                replica.table.put(key, entity, stamp)
+            self._latest = max(self._latest, stamp.time)
+        self.rows += len(chunk.live)
+        # A bucket that has come in several chunks contains no more than its first one did.
+        vector = self._partial_vector or chunk.vector
+        for bucket in chunk.buckets[:-1] if chunk.more else chunk.buckets:
+            self._vectors[bucket], vector = vector, chunk.vector
+        if chunk.more:
+            self._partial_vector = vector
+        else:
+            self._partial, self._partial_vector = [], None
+
+    def _decoded(self, chunk: Chunk) -> list[tuple[int, K, V | None, Stamp]]:
+        replica = self._replica
+        rows: list[tuple[int, K, V | None, Stamp]] = []
         for row in chunk.live:
             entity = replica.rows.decode(row.content)
             try:
@@ -195,23 +252,16 @@ class Joiner(Generic[K, V]):
                 bucket = replica.table.bucket(key)
             except Exception as error:  # the application's functions, on content from outside
                 raise ProtocolError(f"a row without a usable key: {error}") from error
-            self._place(bucket, own, key, last if chunk.more else -1)
-            replica.table.put(key, entity, self._stamp(chunk, version, row))
+            rows.append((bucket, key, entity, self._stamp(chunk, version, row)))
         for grave in chunk.dead:
             key = replica.keys.decode(grave.key)
-            self._place(replica.table.bucket(key), own, key, last if chunk.more else -1)
-            replica.table.bury(key, self._stamp(chunk, grave.version, grave))
-        self.rows += len(chunk.live)
-        for bucket in chunk.buckets[:-1] if chunk.more else chunk.buckets:
-            self._vectors[bucket] = chunk.vector
-        if not chunk.more:
-            self._partial = []
-
-    def _place(self, bucket: int, own: set[int], key: K, partial: int) -> None:
-        if bucket not in own:
-            raise ProtocolError(f"a row of bucket {bucket} in a chunk of others")
-        if bucket == partial:
-            self._partial.append(key)
+            stamp = self._stamp(chunk, grave.version, grave)
+            rows.append((replica.table.bucket(key), key, None, stamp))
+        asked = set(chunk.buckets)
+        for bucket, *_ in rows:
+            if bucket not in asked:
+                raise ProtocolError(f"a row of bucket {bucket} in a chunk of others")
+        return rows
 
     def _stamp(self, chunk: Chunk, version: int, row: LiveRow | DeadRow) -> Stamp:
         try:
@@ -219,6 +269,17 @@ class Joiner(Generic[K, V]):
         except IndexError as error:
             raise ProtocolError("a row of an origin that the chunk does not name") from error
 
-    def _covered(self, key: bytes, origin: str, number: int) -> bool:
-        vector = self._vectors.get(key_hash(key) % BUCKETS, {})
-        return number <= vector.get(origin, 0)
+    def _covered(self, key_bytes: bytes, origin: str, number: int) -> bool:
+        """Whether a chunk contains what an event says.
+
+        Not for a key that has come with no chunk: it was created after the donor had listed its keys.
+        """
+        replica = self._replica
+        try:
+            key = replica.keys.decode(key_bytes)
+        except ProtocolError:
+            return False
+        if key in self._played or replica.table.stamp(key) is ABSENT:
+            self._played.add(key)
+            return False
+        return number <= self._vectors[replica.table.bucket(key)].get(origin, 0)

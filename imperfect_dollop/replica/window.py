@@ -1,9 +1,10 @@
 """Loads against events: which keys were touched since a load began.
 
 A load reads the source while events go on arriving. Its row for a key may be older than an event that
-arrived meanwhile, so the row counts only if nothing touched the key since the load *began*. The same idea
-as the leases of Nishtala et al., "Scaling Memcache at Facebook" (2013) and the watermark windows of
-Andreakis and Papapanagiotou, "DBLog" (2020).
+arrived meanwhile, so the row counts only if nothing touched the key since the load *began*. Loads that
+overlap touch for each other, for which of them read first is not known either. The same idea as the
+leases of Nishtala et al., "Scaling Memcache at Facebook" (2013), and the watermark windows of Andreakis
+and Papapanagiotou, "DBLog" (2020).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ MAX_TOUCHED: Final = 100_000
 class Load:
     """One read of the source that has begun. `began` is its hybrid time."""
 
-    __slots__ = ("began", "mark")
+    __slots__ = ("began", "mark", "overtaken")
 
     def __init__(self, mark: int, began: int) -> None:
+        self.overtaken: bool = False  # by a complete load
         self.mark: int = mark
         self.began: int = began
 
@@ -57,7 +59,7 @@ class Window:
             self._touched.popitem(last=False)
 
     def touch(self, key: Hashable) -> None:
-        """Something other than a load has spoken about the key."""
+        """An event, a write or another load has spoken about the key."""
         if not self._open:
             return
         self._count += 1
@@ -72,10 +74,15 @@ class Window:
         self._floor = self._count
         self._touched.clear()
 
+    def overtake(self, load: Load) -> None:
+        """A complete load has its rows; which of the others that are open read earlier is not known."""
+        for other in self._open:
+            other.overtaken = other.overtaken or other is not load
+
     def overrun(self, load: Load) -> bool:
         """Whether touches since `load` began may have been forgotten."""
-        return load.mark < self._floor
+        return load.overtaken or load.mark < self._floor
 
     def untouched(self, key: Hashable, load: Load) -> bool:
         """Whether the load's word on the key still counts."""
-        return self._touched.get(key, 0) <= load.mark and load.mark >= self._floor
+        return self._touched.get(key, 0) <= load.mark and not self.overrun(load)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from imperfect_dollop import Repository
+from imperfect_dollop import Repository, SourceUnavailableError
 from imperfect_dollop.brokers.memory import MemoryBroker
 
 from .school import (
@@ -157,10 +158,9 @@ async def test_of_a_miss_whose_load_fails(late: bool) -> None:
         async with repository(source, preload=False) as repo:
             source.failure = OSError("away")
             hit = False
-            try:
+            with contextlib.suppress(SourceUnavailableError):
                 hit = await cancelled_at(repo.get_many([1, 2, 3]), n, late=late)
-            except Exception as error:  # noqa: BLE001 - cancelled or failed, nothing else
-                assert "away" in str(error)
+            await settled()  # a load that goes on would still fail whoever joins it
             source.failure = None
             assert await soon(repo.get(1)) == ADA
         return hit
@@ -276,7 +276,9 @@ async def test_of_a_write_that_waits_for_its_turn(late: bool) -> None:
             gate = source.hold("update")
             first = asyncio.create_task(repo.update(dataclasses.replace(ADA, name="1", version=0)))
             await eventually(lambda: gate.entered)
-            second = CancelAt(repo.update(dataclasses.replace(ADA, name="2", version=0)), n, late=late)
+            second = CancelAt(
+                repo.update(dataclasses.replace(ADA, name="2", version=0)), n, late=late
+            )
 
             async def run() -> None:
                 await second
@@ -414,10 +416,10 @@ async def test_of_what_waits_at_a_node(call: str, late: bool) -> None:
         one = member(broker, source)
         entering = asyncio.create_task(one.node.__aenter__())
         await eventually(lambda: gate.entered)
+        outage = broker.outage()
         if call == "flush":
             gate.open()
             await soon(entering)
-            outage = broker.outage()
             outage.__enter__()
             await one.repository.update(ADA)
         steps = CancelAt(getattr(one.node, call)(), n, late=late)

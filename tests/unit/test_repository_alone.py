@@ -17,7 +17,6 @@ from imperfect_dollop import (
     NotReadyError,
     Repository,
     SourceUnavailableError,
-    State,
     TooStaleError,
 )
 
@@ -94,7 +93,7 @@ async def test_a_read_before_the_load_has_ended_waits() -> None:
     repo = repository(source)
     entering = asyncio.create_task(repo.__aenter__())
     await eventually(lambda: gate.entered)
-    assert repo.state == State.LOADING
+    assert repo.state == "loading"
     waiting = [
         asyncio.create_task(repo.get(1)),
         asyncio.create_task(repo.get(2)),
@@ -124,7 +123,7 @@ async def test_the_source_is_away_at_the_start() -> None:
     source = SchoolSource(ADA)
     source.failure = OSError("no route to host")
     async with repository(source) as repo:
-        assert repo.state == State.COLD
+        assert repo.state == "cold"
         with pytest.raises(NotReadyError, match=r"no route to host.*repeated by itself") as raised:
             await repo.get(1)
         assert isinstance(raised.value.__cause__, SourceUnavailableError)
@@ -134,7 +133,7 @@ async def test_the_source_is_away_at_the_start() -> None:
         with pytest.raises(NotReadyError):
             len(repo)
         source.failure = None
-        await eventually(lambda: repo.state == State.READY)
+        await eventually(lambda: repo.state == "ready")
         assert await repo.get(1) == ADA
         assert await repo.get(99) is None
 
@@ -180,11 +179,11 @@ async def test_a_refresh_that_fails_tells_its_caller_and_changes_nothing() -> No
         with pytest.raises(SourceUnavailableError, match=r"Student: the load of all rows failed"):
             await repo.refresh()
         assert dict(repo.items()) == {1: ADA, 2: BOB}
-        assert repo.state == State.DEGRADED
+        assert repo.state == "degraded"
         assert repo.stats.load_failures == 1
         source.failure = None
         await repo.refresh()
-        assert repo.state == State.READY
+        assert repo.state == "ready"
 
 
 async def test_every_caller_of_refresh_gets_a_load_that_began_after_the_call() -> None:
@@ -209,7 +208,7 @@ async def test_ttl_reloads_by_itself() -> None:
         await eventually(lambda: 2 in repo)
         before = source.calls["load_all"]
         await eventually(lambda: source.calls["load_all"] >= before + 2)
-        assert repo.state == State.READY
+        assert repo.state == "ready"
 
 
 async def test_a_write_during_a_load_survives_it() -> None:
@@ -282,7 +281,7 @@ async def test_clear_while_it_is_loading() -> None:
         await asyncio.wait([refreshing], timeout=5)
         assert refreshing.done()
         refreshing.exception()
-        await eventually(lambda: repo.state == State.READY)
+        await eventually(lambda: repo.state == "ready")
         assert dict(repo.items()) == {1: ADA, 2: BOB}
 
 
@@ -329,10 +328,10 @@ async def test_copies() -> None:
 async def test_state_and_figures_through_a_life() -> None:
     source = SchoolSource(ADA)
     repo = repository(source)
-    assert repo.state == State.CLOSED
+    assert repo.state == "closed"
     assert repo.info().entities == 0
     async with repo:
-        assert repo.state == State.READY
+        assert repo.state == "ready"
         info = repo.info()
         assert info.entities == 1
         assert info.last_source_read is not None
@@ -341,7 +340,7 @@ async def test_state_and_figures_through_a_life() -> None:
         assert 0 <= info.data_age < 5
         assert info.stale_since is None
         await repo.get(1)
-    assert repo.state == State.CLOSED
+    assert repo.state == "closed"
     assert repo.stats.hits == 1  # what it came to
     assert "closed" in repr(repo)
 

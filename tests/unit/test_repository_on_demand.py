@@ -12,7 +12,6 @@ from imperfect_dollop import (
     FunctionSource,
     LoadTimeoutError,
     SourceUnavailableError,
-    State,
     TooStaleError,
 )
 
@@ -36,7 +35,7 @@ async def test_a_row_is_loaded_once() -> None:
     async with repository(source, preload=False) as repo:
         assert not source.calls
         assert len(repo) == 0
-        assert repo.state == State.READY
+        assert repo.state == "ready"
         assert repo.peek(1) is None
         assert await repo.get(1) == ADA
         assert await repo.get(1) == ADA
@@ -147,10 +146,10 @@ async def test_a_load_that_failed_is_made_again_at_once_when_asked_for() -> None
         source.failure = OSError("away")
         with pytest.raises(SourceUnavailableError):
             await repo.get(1)
-        assert repo.state == State.DEGRADED
+        assert repo.state == "degraded"
         source.failure = None
         assert await repo.get(1) == ADA
-        assert repo.state == State.READY
+        assert repo.state == "ready"
 
 
 async def test_stale_rows_are_served_and_refreshed_in_the_background() -> None:
@@ -160,7 +159,13 @@ async def test_stale_rows_are_served_and_refreshed_in_the_background() -> None:
         newer = dataclasses.replace(ADA, name="Ada L.", version=2)
         source.put(newer)
         gate = source.hold("load")
-        await eventually(lambda: asyncio.create_task(repo.get(1)) and gate.entered)
+
+        async def read_until_it_is_refreshed() -> None:
+            while not gate.entered:
+                assert await repo.get(1) == ADA
+                await asyncio.sleep(0.001)
+
+        await soon(read_until_it_is_refreshed())
         assert await repo.get(1) == ADA  # served while the load is held
         assert repo.stats.stale_served > 0
         gate.open()
@@ -255,7 +260,7 @@ async def test_invalidate_during_a_load_has_the_last_word() -> None:
             taken.append(row)
             return row
 
-        source.load = load  # type: ignore[method-assign,assignment]
+        source.load = load  # type: ignore[method-assign]
         reading = asyncio.create_task(repo.get(1))
         await eventually(lambda: first.entered)
         newer = dataclasses.replace(ADA, name="Ada L.", version=2)

@@ -1,0 +1,156 @@
+"""Rows, events and replicas for the tests of the core. Times are seconds after `NOW`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Final
+
+from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash
+from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState
+from imperfect_dollop.replica.replica import Effect, Replica, Reread, Resync
+from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
+from imperfect_dollop.replica.table import BUCKETS
+
+NOW: Final = 1_700_000_000.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    id: int
+    version: int = 1
+    text: str = ""
+
+
+KEYS: Final[KeyCodec[int]] = KeyCodec(int)
+ROWS: Final = EntityCodec(Row)
+
+
+def make(origin: str = "a", *, whole: bool = True, settle: float = 2.0) -> Replica[int, Row]:
+    """A replica, empty and warm."""
+    return Replica(
+        origin,
+        KEYS,
+        ROWS,
+        key_of=lambda row: row.id,
+        version_of=lambda row: row.version,
+        whole=whole,
+        settle=settle,
+    )
+
+
+def time(second: float) -> int:
+    return at(NOW + second)
+
+
+def stamp(version: int, second: float, origin: str = "b") -> Stamp:
+    return Stamp(version, time(second), origin)
+
+
+def event(kind: Kind, key: int, row: Row | None, own: Stamp, base: Stamp = ABSENT) -> Event:
+    return Event(kind, KEYS.encode(key), None if row is None else ROWS.encode(row), own, base)
+
+
+def create(row: Row, second: float, base: Stamp = ABSENT, origin: str = "b") -> Event:
+    return event(Kind.CREATE, row.id, row, stamp(row.version, second, origin), base)
+
+
+def update(row: Row, second: float, base: Stamp, origin: str = "b") -> Event:
+    return event(Kind.UPDATE, row.id, row, stamp(row.version, second, origin), base)
+
+
+def delete(key: int, version: int, second: float, base: Stamp, origin: str = "b") -> Event:
+    return event(Kind.DELETE, key, None, stamp(version, second, origin), base)
+
+
+def found(key: int, row: Row | None, own: Stamp, base: Stamp) -> Event:
+    return event(Kind.FOUND, key, row, own, base)
+
+
+def batch(
+    *events: Event, first: int = 1, origin: str = "b", fingerprint: str = ROWS.fingerprint
+) -> Events:
+    return Events(origin, "rows", fingerprint, first, list(events))
+
+
+def give(
+    replica: Replica[int, Row],
+    *events: Event,
+    second: float = 100.0,
+    origin: str = "b",
+    fingerprint: str = ROWS.fingerprint,
+) -> list[Effect]:
+    """The next events of an origin arrive; what comes of them."""
+    first = replica.vector.get(origin, 0) + 1
+    message = batch(*events, first=first, origin=origin, fingerprint=fingerprint)
+    return replica.receive(message, NOW + second)
+
+
+def load_all(
+    replica: Replica[int, Row], *rows: Row, second: float = 0.0, during: Iterable[Event] = ()
+) -> list[Event]:
+    """A complete load that began at `second` finds these rows; `during` arrives before it ends."""
+    load = replica.begin_load(NOW + second)
+    for one in during:
+        give(replica, one)
+    differences = [
+        one for piece in replica.replace(load, {row.id: row for row in rows}) for one in piece
+    ]
+    replica.end_load(load)
+    return differences
+
+
+def reread(
+    replica: Replica[int, Row], key: int, row: Row | None, second: float
+) -> tuple[bool, Event | None]:
+    """A read of one key that began at `second` finds this."""
+    load = replica.begin_load(NOW + second)
+    try:
+        return replica.loaded(load, key, row)
+    finally:
+        replica.end_load(load)
+
+
+def holds(replica: Replica[int, Row], *rows: Row) -> bool:
+    """Whether exactly these rows are shown."""
+    return replica.table.live == {row.id: row for row in rows}
+
+
+def doubts(effects: Iterable[Effect]) -> set[object]:
+    return {key for effect in effects if isinstance(effect, Reread) for key in effect.keys}
+
+
+def resyncs(effects: Iterable[Effect]) -> bool:
+    return any(isinstance(effect, Resync) for effect in effects)
+
+
+def state(
+    replica: Replica[int, Row],
+    members: Iterable[str] = ("a", "b"),
+    *,
+    phase: Phase = Phase.READY,
+    clean: bool = True,
+) -> RepositoryState:
+    """What a replica's heartbeat says."""
+    return RepositoryState(
+        "rows",
+        replica.rows.fingerprint,
+        phase,
+        clean,
+        replica.sequence,
+        replica.progress(list(members)),
+        replica.table.root,
+        len(replica.table.live),
+        replica.confirmed,
+        0,
+    )
+
+
+def recomputed(replica: Replica[int, Row]) -> tuple[int, list[int]]:
+    """Root and buckets of the digest, from nothing but the rows."""
+    buckets = [0] * BUCKETS
+    for key, row in replica.table.live.items():
+        part = content_hash(KEYS.encode(key), ROWS.encode(row))
+        bucket = replica.table.bucket(key)
+        buckets[bucket] = (buckets[bucket] + part) % 2**64
+    return sum(buckets) % 2**64, buckets

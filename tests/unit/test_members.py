@@ -1,0 +1,177 @@
+"""Who is there, who is asked for a copy, whose turn it is. Times are monotonic seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from imperfect_dollop.replica import members as members_module
+from imperfect_dollop.replica.members import Members
+from imperfect_dollop.replica.messages import Heartbeat, Phase, RepositoryState
+
+READY = RepositoryState("rows", "ours", Phase.READY, True, 0, 0, 0, 0, 0, 0)
+
+
+def beat(origin: str, number: int = 1, *, time: int = 0, leaving: bool = False) -> Heartbeat:
+    return Heartbeat(origin, f"name of {origin}", number, time, leaving, [READY])
+
+
+def fleet(**states: dict[str, Any] | None) -> Members:
+    """Members by origin, each with what differs from a ready copy."""
+    members = Members("me", heartbeat=1.0)
+    for origin, changes in states.items():
+        repositories = [] if changes is None else [msgspec.structs.replace(READY, **changes)]
+        members.heard(Heartbeat(origin, origin, 1, 0, False, repositories), 0.0)
+    return members
+
+
+def donor(members: Members, *, clean: bool = True, without: tuple[str, ...] = ()) -> str | None:
+    return members.donor("rows", "ours", clean=clean, without=without)
+
+
+# -- who is there ----------------------------------------------------------------------------------
+
+
+def test_a_newcomer_is_new_once() -> None:
+    members = Members("me", 1.0)
+    assert members.heard(beat("b"), 0.0)
+    assert not members.heard(beat("b", 2), 1.0)
+    assert members.alive["b"].beat.number == 2
+
+
+def test_a_heartbeat_that_comes_late_or_twice_changes_nothing() -> None:
+    members = Members("me", 1.0)
+    members.heard(beat("b", 5), 0.0)
+    members.heard(beat("b", 4), 2.9)
+    members.heard(beat("b", 5), 2.9)
+    assert members.alive["b"].beat.number == 5
+    assert members.expire(3.1) == {"b": "name of b"}
+
+
+def test_who_says_goodbye_is_gone_at_once() -> None:
+    members = Members("me", 1.0)
+    members.heard(beat("b"), 0.0)
+    assert not members.heard(beat("b", 2, leaving=True), 0.1)
+    assert not members.alive
+    assert not members.heard(beat("stranger", leaving=True), 0.1)
+
+
+def test_who_was_not_heard_for_three_heartbeats_is_gone() -> None:
+    members = Members("me", 2.0)
+    members.heard(beat("b"), 0.0)
+    members.heard(beat("c"), 5.0)
+    assert members.expire(6.0) == {}
+    assert members.expire(6.1) == {"b": "name of b"}
+    assert list(members.alive) == ["c"]
+
+
+def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members_module, "MAX_MEMBERS", 2)
+    members = Members("me", 1.0)
+    for origin in "abcd":
+        members.heard(beat(origin), 0.0)
+    assert list(members.alive) == ["a", "b"]
+
+
+def test_the_horizon_is_where_the_slowest_is() -> None:
+    members = Members("me", 1.0)
+    assert members.horizon(99) == 99
+    members.heard(beat("b", time=50), 0.0)
+    members.heard(beat("c", time=70), 0.0)
+    assert members.horizon(99) == 50
+
+
+def test_a_member_has_a_state_for_the_repositories_it_names() -> None:
+    members = fleet(b={})
+    assert members.alive["b"].state("rows") == READY
+    assert members.alive["b"].state("others") is None
+
+
+# -- who gives a copy ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        None,
+        {"repository": "others"},
+        {"fingerprint": "theirs"},
+        {"phase": Phase.COLD},
+        {"phase": Phase.LOADING},
+        {"clean": False},
+    ],
+)
+def test_only_a_complete_clean_copy_of_our_schema_is_asked_for(
+    unfit: dict[str, Any] | None,
+) -> None:
+    assert donor(fleet(b=unfit)) is None
+    assert donor(fleet(b=unfit, c={"confirmed": 0})) == "c"
+
+
+def test_who_reloads_still_has_a_copy() -> None:
+    assert donor(fleet(b={"phase": Phase.REFRESHING})) == "b"
+
+
+def test_a_copy_nobody_vouches_for_is_better_than_none_and_worse_than_any() -> None:
+    unclean = {"clean": False, "confirmed": 9}
+    assert donor(fleet(b=unclean), clean=False) == "b"
+    assert donor(fleet(b=unclean, c={"confirmed": 1}), clean=False) == "c"
+
+
+def test_the_freshest_is_asked_and_then_the_next() -> None:
+    members = fleet(b={"confirmed": 1}, c={"confirmed": 3}, d={"confirmed": 2})
+    assert donor(members) == "c"
+    assert donor(members, without=("c",)) == "d"
+    assert donor(members, without=("b", "c", "d")) is None
+
+
+def test_equal_copies_are_asked_by_joiners_in_turn() -> None:
+    asked = set()
+    for number in range(50):
+        members = fleet(b={}, c={}, d={})
+        members.origin = f"joiner {number}"
+        asked.add(donor(members))
+    assert asked == {"b", "c", "d"}
+
+
+# -- whose turn it is ------------------------------------------------------------------------------
+
+
+def first_in_line(members: Members, failures: int = 0) -> bool:
+    return members.first_in_line("rows", "ours", failures)
+
+
+def test_of_all_that_are_cold_one_goes_first() -> None:
+    origins = ["a", "b", "c", "d"]
+    first = []
+    for me in origins:
+        members = fleet(**{origin: {"phase": Phase.COLD} for origin in origins if origin != me})
+        members.origin = me
+        if first_in_line(members):
+            first.append(me)
+    assert len(first) == 1
+
+
+def test_who_has_failed_less_often_goes_first() -> None:
+    members = fleet(zoe={"phase": Phase.COLD, "failures": 1})
+    assert first_in_line(members, failures=0)
+    assert not first_in_line(members, failures=2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"phase": Phase.READY}, {"phase": Phase.LOADING}, {"fingerprint": "theirs"}, None],
+)
+def test_only_who_is_cold_and_of_our_schema_is_waited_for(other: dict[str, Any] | None) -> None:
+    changes = None if other is None else {"phase": Phase.COLD, "failures": 0, **other}
+    assert first_in_line(fleet(a=changes), failures=5)
+
+
+def test_whether_somebody_loads_everything() -> None:
+    members = fleet(b={"phase": Phase.LOADING}, c={"phase": Phase.REFRESHING})
+    assert members.loading("rows")
+    assert members.loading("rows", Phase.REFRESHING)
+    assert not members.loading("others")
+    assert not fleet(b={}, c=None).loading("rows")

@@ -1,0 +1,600 @@
+"""Events of siblings: each line of the table at the top of `replica.py`, in its order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from imperfect_dollop.codecs import EntityCodec, KeyCodec
+from imperfect_dollop.errors import ProtocolError
+from imperfect_dollop.replica import replica as replica_module
+from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, decode, encode
+from imperfect_dollop.replica.replica import Cleared, Replica, Reread, Resync
+from imperfect_dollop.replica.stamp import ABSENT, MAX_DRIFT, Stamp
+
+from .builders import (
+    KEYS,
+    NOW,
+    ROWS,
+    Row,
+    batch,
+    create,
+    delete,
+    doubts,
+    event,
+    found,
+    give,
+    holds,
+    make,
+    recomputed,
+    reread,
+    resyncs,
+    stamp,
+    state,
+    time,
+    update,
+)
+
+ONE = Row(1, 1, "first")
+TWO = Row(1, 2, "second")
+THREE = Row(1, 3, "third")
+S1, S2, S3 = stamp(1, 1), stamp(2, 2), stamp(3, 3)
+
+
+def holding(row: Row = ONE, own: Stamp = S1) -> Replica[int, Row]:
+    replica = make()
+    replica.table.put(row.id, row, own)
+    return replica
+
+
+def bereft(own: Stamp = S2) -> Replica[int, Row]:
+    replica = make()
+    replica.table.bury(1, own)
+    return replica
+
+
+# -- duplicates ------------------------------------------------------------------------------------
+
+
+def test_a_number_already_seen_is_ignored() -> None:
+    replica = make()
+    message = batch(create(ONE, 1), delete(1, 1, 2, S1))
+    assert replica.receive(message, NOW) == []
+    assert replica.receive(message, NOW) == []
+    assert holds(replica)
+    assert (replica.counts.applied, replica.counts.duplicates) == (2, 2)
+
+
+def test_a_batch_seen_in_part_is_taken_from_there_on() -> None:
+    replica = make()
+    give(replica, create(ONE, 1))
+    assert replica.receive(batch(create(ONE, 1), update(TWO, 2, S1)), NOW) == []
+    assert holds(replica, TWO)
+
+
+def test_a_stamp_that_is_held_is_ignored_whoever_brings_it() -> None:
+    replica = holding()
+    assert give(replica, create(ONE, 1, origin="b"), origin="c") == []
+    assert replica.counts.duplicates == 1
+
+
+def test_our_own_echo_is_ignored() -> None:
+    replica = holding()
+    assert replica.receive(batch(delete(1, 1, 9, S1), origin="a"), NOW) == []
+    assert holds(replica, ONE)
+
+
+# -- a clean successor -----------------------------------------------------------------------------
+
+
+def test_a_clean_successor_is_applied_without_doubt() -> None:
+    replica = make()
+    assert give(replica, create(ONE, 1), update(TWO, 2, S1)) == []
+    assert holds(replica, TWO)
+    assert give(replica, delete(1, 2, 3, S2)) == []
+    assert holds(replica)
+    assert replica.table.stamp(1) == stamp(2, 3)
+
+
+def test_the_same_id_created_again_is_a_clean_successor_of_its_tombstone() -> None:
+    replica = bereft()
+    assert give(replica, create(ONE, 3, base=S2)) == []
+    assert holds(replica, ONE)
+
+
+def test_a_successor_of_another_nodes_row_is_clean_too() -> None:
+    replica = holding()
+    assert give(replica, update(TWO, 2, S1, origin="c"), origin="c") == []
+    assert holds(replica, TWO)
+
+
+def test_an_update_that_goes_back_a_version_is_no_clean_successor() -> None:
+    replica = holding(THREE, S3)
+    assert doubts(give(replica, update(TWO, 4, S3))) == {1}
+    assert holds(replica, THREE)
+
+
+def test_what_a_load_found_may_go_back_a_version() -> None:
+    # The row was deleted and created again, or the database restored from a backup.
+    replica = holding(THREE, S3)
+    assert give(replica, found(1, ONE, stamp(1, 4), S3)) == []
+    assert holds(replica, ONE)
+
+
+# -- written before the content was last read again ------------------------------------------------
+
+
+def test_a_successor_written_before_the_row_was_proven_is_doubtful() -> None:
+    # b deleted the row at 2, somebody created it again as it was, and at 3 we found it in the source.
+    replica = holding()
+    assert reread(replica, 1, ONE, 3) == (True, None)
+    assert doubts(give(replica, delete(1, 1, 2, S1))) == {1}
+
+
+def test_a_successor_written_after_the_row_was_proven_is_clean() -> None:
+    replica = holding()
+    reread(replica, 1, ONE, 3)
+    assert give(replica, delete(1, 1, 4, S1)) == []
+    assert holds(replica)
+
+
+def test_a_successor_written_before_a_siblings_complete_load_is_doubtful() -> None:
+    replica = holding()
+    confirm = Event(Kind.CONFIRM, b"", None, Stamp(0, time(3), "c"), ABSENT)
+    assert give(replica, confirm, origin="c") == []
+    assert replica.confirmed == time(3)
+    assert doubts(give(replica, update(TWO, 2, S1))) == {1}
+
+
+def test_the_proof_survives_an_older_event_of_the_same_content() -> None:
+    # All of b's events are older than our reading of the source, so none of them may go unchecked.
+    replica = holding()
+    reread(replica, 1, ONE, 10)
+    again = update(ONE, 5, stamp(1, 4, "c"))
+    give(replica, again)
+    assert doubts(give(replica, delete(1, 1, 6, again.stamp))) == {1}
+
+
+def test_a_proof_that_is_no_longer_remembered_leaves_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module, "MAX_PROVEN", 2)
+    replica = make()
+    for key in range(5):
+        replica.table.put(key, Row(key), stamp(1, key))
+    for key in range(5):
+        reread(replica, key, Row(key), 10 + key)
+    assert doubts(give(replica, delete(0, 1, 7, stamp(1, 0)))) == {0}
+
+
+# -- another base ----------------------------------------------------------------------------------
+
+
+def test_the_same_content_keeps_the_later_stamp_without_doubt() -> None:
+    replica = holding()
+    assert give(replica, found(1, ONE, stamp(1, 5), stamp(1, 4, "c"))) == []
+    assert replica.table.stamp(1) == stamp(1, 5)
+    assert give(replica, found(1, ONE, stamp(1, 3, "c"), S2), origin="c") == []
+    assert replica.table.stamp(1) == stamp(1, 5)
+
+
+def test_a_delete_of_what_is_not_held_leaves_the_later_tombstone() -> None:
+    replica = make()
+    assert give(replica, delete(1, 1, 5, S1)) == []
+    assert replica.table.dead == {1: stamp(1, 5)}
+
+
+def test_delete_before_its_create_keeps_the_row_dead() -> None:
+    replica = make()
+    give(replica, delete(1, 1, 5, S1, origin="c"), origin="c")
+    assert doubts(give(replica, create(ONE, 1))) == {1}
+    assert holds(replica)
+
+
+def test_update_after_its_delete_keeps_the_row_dead() -> None:
+    replica = bereft(stamp(1, 5, "c"))
+    assert doubts(give(replica, update(TWO, 2, S1))) == {1}
+    assert holds(replica)
+
+
+def test_dead_here_and_live_there_stays_dead_however_new_the_event() -> None:
+    replica = bereft()
+    assert doubts(give(replica, update(Row(1, 9), 50, stamp(8, 40)))) == {1}
+    assert holds(replica)
+
+
+def test_however_new_it_looks_what_is_held_stands_until_the_source_was_asked() -> None:
+    # A clock that is ahead, and the versions of a row that was created again, both look like this.
+    for event in (update(THREE, 3, S2), delete(1, 2, 4, S2)):
+        replica = holding()
+        assert doubts(give(replica, event)) == {1}
+        assert holds(replica, ONE)
+
+
+def test_a_delete_of_an_older_version_is_ignored_in_doubt() -> None:
+    replica = holding(THREE, S3)
+    assert doubts(give(replica, delete(1, 1, 4, S1))) == {1}
+    assert holds(replica, THREE)
+
+
+@pytest.mark.parametrize(
+    ("version", "second"),
+    [(2, 2.0), (2, 9.0), (9, 2.0)],
+    ids=["older by both", "older by version", "older by time"],
+)
+def test_anything_else_is_ignored_in_doubt(version: int, second: float) -> None:
+    replica = holding(Row(1, 5, "held"), stamp(5, 5))
+    assert doubts(give(replica, update(Row(1, version), second, S1))) == {1}
+    assert holds(replica, Row(1, 5, "held"))
+
+
+@pytest.mark.parametrize("second", [0.5, 1.5])
+def test_equal_version_with_different_content_is_in_doubt(second: float) -> None:
+    replica = holding()
+    rival = Row(1, 1, "rival")
+    assert doubts(give(replica, create(rival, second, origin="c"), origin="c")) == {1}
+    assert holds(replica, ONE)
+
+
+def test_two_racing_writers_leave_both_orders_in_doubt() -> None:
+    left, right = update(TWO, 2, S1), update(Row(1, 2, "rival"), 3, S1, origin="c")
+    one, other = holding(), holding()
+    give(one, left)
+    give(other, right, origin="c")
+    assert doubts(give(one, right, origin="c")) == {1}
+    assert doubts(give(other, left)) == {1}
+
+
+# -- what cannot be believed or read ---------------------------------------------------------------
+
+
+def test_a_time_beyond_the_drift_bound_is_ignored_in_doubt_and_moves_no_clock() -> None:
+    replica = holding()
+    before = replica.clock.time
+    assert doubts(give(replica, update(TWO, 100 + MAX_DRIFT + 1, S1), second=100)) == {1}
+    assert holds(replica, ONE)
+    assert (replica.clock.time, replica.counts.rejected) == (before, 1)
+
+
+def test_what_was_applied_is_older_than_what_is_written_next() -> None:
+    replica = make()
+    give(replica, create(ONE, 30), second=0)
+    assert replica.announce(Kind.CLEAR, None, NOW).stamp.time > time(30)
+
+
+def test_a_foreign_fingerprint_is_a_doubt_and_overwrites_nothing() -> None:
+    replica = holding()
+    assert doubts(give(replica, update(TWO, 2, S1), fingerprint="theirs")) == {1}
+    assert doubts(give(replica, delete(1, 2, 3, S2), fingerprint="theirs")) == {1}
+    assert holds(replica, ONE)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Event(Kind.UPDATE, KEYS.encode(1), b"\xc1garbage", S2, S1),
+        Event(Kind.UPDATE, KEYS.encode(1), b"", S2, S1),
+        Event(Kind.UPDATE, KEYS.encode(1), None, S2, S1),
+        Event(Kind.CREATE, KEYS.encode(1), None, S2, S1),
+        Event(Kind.DELETE, KEYS.encode(1), ROWS.encode(TWO), S2, S1),
+        Event(Kind.UPDATE, KEYS.encode(1), ROWS.encode(Row(7, 2)), S2, S1),
+        Event(Kind.UPDATE, KEYS.encode(1), ROWS.encode(THREE), S2, S1),
+    ],
+    ids=[
+        "garbage",
+        "empty",
+        "update without a row",
+        "create without a row",
+        "delete with a row",
+        "another key's row",
+        "another version's row",
+    ],
+)
+def test_content_that_does_not_fit_is_a_doubt(bad: Event) -> None:
+    replica = holding()
+    assert doubts(give(replica, bad)) == {1}
+    assert holds(replica, ONE)
+    assert replica.counts.rejected == 1
+
+
+def test_a_key_function_that_raises_on_their_content_is_a_doubt() -> None:
+    def picky(row: Row) -> int:
+        return row.id // (row.version - 2)
+
+    replica: Replica[int, Row] = Replica(
+        "a", KEYS, ROWS, key_of=picky, version_of=lambda row: row.version, whole=True
+    )
+    assert doubts(give(replica, create(TWO, 1))) == {1}
+
+
+@pytest.mark.parametrize("key", [b"", b"\xc1", b"\x92\x01", KEYS.encode(1) + b"\x00", b"\xa11"])
+def test_an_unreadable_key_puts_everything_in_doubt(key: bytes) -> None:
+    replica = holding()
+    assert resyncs(give(replica, Event(Kind.DELETE, key, None, S2, S1)))
+    assert holds(replica, ONE)
+
+
+def test_an_absurd_version_changes_nothing_without_the_source() -> None:
+    replica = holding()
+    absurd = Row(1, 2**63 - 1, "absurd")
+    assert doubts(give(replica, update(absurd, 2, stamp(2**63 - 2, 1)))) == {1}
+    # The source says what is there, and its word counts whatever its version.
+    assert reread(replica, 1, TWO, 50)[0]
+    assert holds(replica, TWO)
+
+
+def test_version_two_to_the_63_is_no_message() -> None:
+    raw = msgspec.msgpack.decode(encode(batch(update(TWO, 2, S1))))
+    _, _, _, (version, *_), _ = raw[-1][0]
+    assert version == 2
+    raw[-1][0][3][0] = 2**63
+    with pytest.raises(ProtocolError):
+        decode(msgspec.msgpack.encode(raw))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    at: float
+
+
+def test_a_key_that_equals_nothing_raises_nothing() -> None:
+    # A NaN can be sent; no row can be held under it.
+    keys: KeyCodec[float] = KeyCodec(float)
+    rows = EntityCodec(Reading)
+    replica: Replica[float, Reading] = Replica(
+        "a", keys, rows, key_of=lambda row: row.at, version_of=lambda row: 0, whole=True
+    )
+    nan = msgspec.msgpack.encode(float("nan"))
+    for content in (None, msgspec.msgpack.encode({"at": float("nan")})):
+        bad = Event(Kind.FOUND, nan, content, Stamp(0, time(1), "b"), ABSENT)
+        message = Events("b", "rows", rows.fingerprint, replica.vector.get("b", 0) + 1, [bad])
+        assert replica.receive(message, NOW)
+    assert not replica.table.live
+
+
+def test_a_row_mutated_in_place_raises_nothing_and_can_be_replaced() -> None:
+    @dataclasses.dataclass
+    class Loose:
+        id: int
+        text: str
+
+    rows = EntityCodec(Loose)
+    replica: Replica[int, Loose] = Replica(
+        "a", KEYS, rows, key_of=lambda row: row.id, version_of=lambda row: 0, whole=True
+    )
+    replica.table.put(1, Loose(1, "x"), Stamp(0, time(1), "b"))
+    replica.table.live[1].text = object()  # type: ignore[assignment]
+    fresh = Loose(1, "y")
+    bad = Event(Kind.UPDATE, KEYS.encode(1), rows.encode(fresh), Stamp(0, time(2), "b"), ABSENT)
+    assert replica.receive(Events("b", "rows", rows.fingerprint, 1, [bad]), NOW)
+    load = replica.begin_load(NOW + 5)
+    list(replica.replace(load, {1: fresh}))
+    assert replica.table.live == {1: fresh}
+
+
+# -- gaps ------------------------------------------------------------------------------------------
+
+
+def test_a_number_skipped_is_a_resync_and_what_arrived_is_applied() -> None:
+    replica = make()
+    give(replica, create(ONE, 1))
+    assert resyncs(replica.receive(batch(create(Row(2), 3), first=3), NOW))
+    assert holds(replica, ONE, Row(2))
+    assert replica.receive(batch(create(Row(3), 4), first=4), NOW) == []
+
+
+def test_the_first_events_of_an_origin_missed_is_a_resync() -> None:
+    assert resyncs(make().receive(batch(create(ONE, 1), first=2), NOW))
+
+
+def test_a_batch_that_comes_after_its_successor_changes_nothing() -> None:
+    replica = make()
+    replica.receive(batch(create(TWO, 2), first=2), NOW)
+    assert replica.receive(batch(create(ONE, 1), first=1), NOW) == []
+    assert holds(replica, TWO)
+
+
+def test_a_heartbeat_beyond_what_arrived_is_a_resync_once() -> None:
+    # The last event before silence: nothing else would tell.
+    sibling, replica = make("b"), make()
+    sibling.skip(3)
+    beat = state(sibling)
+    assert resyncs(replica.heard("b", beat, ["a", "b"], NOW))
+    assert replica.heard("b", beat, ["a", "b"], NOW) == []
+    assert replica.counts.gaps == 1
+
+
+def test_a_heartbeat_that_says_what_arrived_is_nothing() -> None:
+    sibling, replica = make("b"), make()
+    give(replica, create(ONE, 1))
+    sibling.skip(1)
+    assert replica.heard("b", state(sibling, phase=Phase.LOADING), ["a", "b"], NOW) == []
+
+
+def test_a_broker_that_cannot_vouch_is_a_resync() -> None:
+    assert resyncs(make().lost("reconnected"))
+
+
+def test_an_empty_on_demand_replica_misses_nothing() -> None:
+    replica, sibling = make(whole=False), make("b")
+    sibling.skip(7)
+    assert replica.heard("b", state(sibling), ["a", "b"], NOW) == []
+    assert make(whole=False).receive(batch(create(ONE, 1), first=5), NOW) == []
+
+
+def test_numbers_at_the_end_of_the_range_leave_a_vector_that_can_be_sent() -> None:
+    replica = make()
+    replica.receive(batch(create(ONE, 1), create(Row(2), 2), first=2**63 - 1), NOW)
+    assert all(number < 2**63 for number in replica.vector.values())
+
+
+def test_origins_are_bounded_warm_and_cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module, "MAX_ORIGINS", 5)
+    warm, cold, listening = make(), make(), make()
+    cold.go_cold()
+    listening.go_cold()
+    for number in range(20):
+        origin = f"node {number}"
+        warm.receive(batch(create(Row(number), 1, origin=origin), origin=origin), NOW)
+        cold.receive(batch(create(Row(number), 1, origin=origin), origin=origin), NOW)
+        listening.heard(origin, state(make(origin)), [], NOW)
+    assert len(warm.vector) <= 5
+    assert len(cold.vector) <= 5
+    assert len(listening.vector) <= 5
+
+
+# -- digests ---------------------------------------------------------------------------------------
+
+
+def test_a_digest_that_differs_for_longer_than_settling_is_a_resync() -> None:
+    replica, sibling = holding(), make("b")
+    beat = state(sibling)
+    assert replica.heard("b", beat, ["a", "b"], NOW) == []
+    assert replica.heard("b", beat, ["a", "b"], NOW + 1.9) == []
+    assert resyncs(replica.heard("b", beat, ["a", "b"], NOW + 2.1))
+
+
+def test_a_digest_that_agrees_in_between_starts_the_settling_over() -> None:
+    replica, sibling = holding(), make("b")
+    different, equal = state(sibling), state(replica)
+    replica.heard("b", different, ["a", "b"], NOW)
+    replica.heard("b", equal, ["a", "b"], NOW + 1)
+    assert replica.heard("b", different, ["a", "b"], NOW + 2.5) == []
+
+
+def test_a_digest_says_nothing_while_progress_differs() -> None:
+    replica, sibling = holding(), make("b")
+    sibling.vector["c"] = 4
+    beat = state(sibling, ["a", "b", "c"])
+    for second in range(0, 100, 10):
+        assert replica.heard("b", beat, ["a", "b", "c"], NOW + second) == []
+
+
+@pytest.mark.parametrize(("phase", "clean"), [(Phase.REFRESHING, True), (Phase.READY, False)])
+def test_a_digest_says_nothing_while_the_other_is_not_in_step(phase: Phase, clean: bool) -> None:
+    replica, sibling = holding(), make("b")
+    beat = state(sibling, phase=phase, clean=clean)
+    for second in range(0, 100, 10):
+        assert replica.heard("b", beat, ["a", "b"], NOW + second) == []
+
+
+def test_a_difference_that_no_load_mends_is_asked_about_ever_more_rarely() -> None:
+    replica, sibling = holding(), make("b")
+    beat = state(sibling)
+    asked = [
+        second
+        for second in range(200)
+        if resyncs(replica.heard("b", beat, ["a", "b"], NOW + second))
+    ]
+    pauses = [after - before for before, after in zip(asked, asked[1:], strict=False)]
+    assert 3 <= len(asked) <= 7
+    assert pauses == sorted(set(pauses))
+
+
+def test_progress_is_the_same_for_all_that_have_taken_in_the_same() -> None:
+    one, other = make("a"), make("b")
+    one.skip(4)
+    other.skip(2)
+    one.vector["b"], other.vector["a"] = 2, 4
+    assert one.progress(["a", "b"]) == other.progress(["b", "a"])
+    other.vector["a"] = 3
+    assert one.progress(["a", "b"]) != other.progress(["a", "b"])
+
+
+def test_the_digest_follows_events() -> None:
+    replica = make()
+    give(replica, create(ONE, 1), create(Row(2), 2), update(TWO, 3, S1), delete(2, 1, 4, ABSENT))
+    assert (replica.table.root, replica.table.buckets) == recomputed(replica)
+
+
+# -- events without a row --------------------------------------------------------------------------
+
+
+def test_reread_asks_the_source_and_keeps_what_is_held() -> None:
+    replica = holding()
+    large = Event(Kind.REREAD, KEYS.encode(1), None, S2, S1)
+    assert give(replica, large) == [Reread((1,))]
+    assert holds(replica, ONE)
+
+
+def test_confirm_raises_the_time_of_the_last_complete_load_only() -> None:
+    replica = holding()
+    for second, expected in ((5, 5), (3, 5), (8, 8)):
+        give(replica, Event(Kind.CONFIRM, b"", None, Stamp(0, time(second), "b"), ABSENT))
+        assert replica.confirmed == time(expected)
+
+
+@pytest.mark.parametrize("fingerprint", [ROWS.fingerprint, "theirs"])
+def test_confirm_from_the_future_or_of_another_schema_is_ignored(fingerprint: str) -> None:
+    replica = holding()
+    second = 5.0 if fingerprint == "theirs" else 500.0
+    confirm = Event(Kind.CONFIRM, b"", None, Stamp(0, time(second), "b"), ABSENT)
+    give(replica, confirm, second=10, fingerprint=fingerprint)
+    assert replica.confirmed == 0
+
+
+def test_clear_empties_and_what_follows_waits_for_the_next_load() -> None:
+    replica = holding()
+    clear = Event(Kind.CLEAR, b"", None, Stamp(0, time(5), "b"), ABSENT)
+    assert give(replica, clear, create(Row(2), 6)) == [Cleared()]
+    assert replica.cold
+    assert holds(replica)
+    assert replica.table.root == 0
+
+
+def test_clear_on_demand_empties_and_goes_on() -> None:
+    replica = make(whole=False)
+    replica.table.put(1, ONE, S1)
+    clear = Event(Kind.CLEAR, b"", None, Stamp(0, time(5), "b"), ABSENT)
+    assert give(replica, clear) == [Cleared()]
+    assert not replica.cold
+    assert holds(replica)
+
+
+def test_forget_drops_an_on_demand_row_and_doubts_a_whole_one() -> None:
+    forget = Event(Kind.FORGET, KEYS.encode(1), None, S2, ABSENT)
+    on_demand, whole = make(whole=False), holding()
+    on_demand.table.put(1, ONE, S1)
+    assert give(on_demand, forget) == []
+    assert holds(on_demand)
+    assert on_demand.table.stamp(1) == ABSENT
+    assert doubts(give(whole, forget)) == {1}
+    assert holds(whole, ONE)
+
+
+# -- on demand -------------------------------------------------------------------------------------
+
+
+def test_on_demand_takes_in_nothing_that_nobody_asked_for() -> None:
+    replica = make(whole=False)
+    assert give(replica, create(ONE, 1)) == []
+    assert holds(replica)
+    assert replica.table.stamp(1) == ABSENT
+
+
+def test_on_demand_follows_the_events_of_what_is_held() -> None:
+    replica = make(whole=False)
+    replica.table.put(1, ONE, S1)
+    assert give(replica, update(TWO, 2, S1)) == []
+    assert holds(replica, TWO)
+
+
+def test_a_remembered_miss_does_not_outlive_the_news_of_the_row() -> None:
+    # Nobody re-reads a key that is not held, so "absent" must not go on being the answer.
+    replica = make(whole=False)
+    reread(replica, 1, None, 5)
+    assert 1 in replica.table.dead
+    give(replica, create(ONE, 6))
+    assert 1 not in replica.table.dead
+
+
+def test_resync_names_a_reason() -> None:
+    (effect,) = make().lost("reconnected")
+    assert effect == Resync("reconnected")
+
+
+def test_kinds_made_of_nothing_are_refused_as_content() -> None:
+    replica = holding()
+    odd = event(Kind.REREAD, 1, TWO, S2, S1)
+    assert doubts(give(replica, odd)) == {1}
+    assert holds(replica, ONE)

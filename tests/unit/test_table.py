@@ -1,0 +1,140 @@
+"""What a replica holds, against a plain model, and the digest of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imperfect_dollop.codecs import EntityCodec, KeyCodec
+from imperfect_dollop.errors import InvalidEntityError
+from imperfect_dollop.replica.stamp import ABSENT
+from imperfect_dollop.replica.table import Table
+
+from .builders import KEYS, ROWS, Row, make, recomputed, stamp, time
+
+
+def table_of(*rows: Row) -> Table[int, Row]:
+    table: Table[int, Row] = Table(KEYS, ROWS)
+    for row in rows:
+        table.put(row.id, row, stamp(row.version, 0))
+    return table
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "bury", "forget", "clear"]),
+            st.integers(0, 4),
+            st.sampled_from(["x", "y"]),
+        ),
+        max_size=50,
+    )
+)
+def test_content_stamps_and_digest_follow_every_change(steps: list[tuple[str, int, str]]) -> None:
+    replica = make()
+    table = replica.table
+    live: dict[int, Row] = {}
+    stamps: dict[int, Any] = {}
+    for number, (what, key, text) in enumerate(steps):
+        own = stamp(1, number)
+        if what == "put":
+            live[key] = Row(key, 1, text)
+            stamps[key] = own
+            table.put(key, live[key], own)
+        elif what == "bury":
+            live.pop(key, None)
+            stamps[key] = own
+            table.bury(key, own)
+        elif what == "forget":
+            live.pop(key, None)
+            stamps.pop(key, None)
+            table.forget(key)
+        else:
+            live.clear()
+            stamps.clear()
+            table.clear()
+        assert table.live == live
+        assert {key: table.stamp(key) for key in table.keys()} == stamps
+        assert table.live.keys() == table.stamps.keys()
+        assert not table.live.keys() & table.dead.keys()
+        assert (table.root, table.buckets) == recomputed(replica)
+
+
+def test_the_digest_is_that_of_the_content_whatever_the_way_to_it() -> None:
+    straight = table_of(Row(1, 2, "b"), Row(2))
+    winding = table_of(Row(3), Row(2, 7, "old"), Row(1))
+    winding.put(1, Row(1, 2, "b"), stamp(2, 5))
+    winding.bury(3, stamp(1, 6))
+    winding.put(2, Row(2), stamp(1, 7))
+    assert winding.root == straight.root
+    assert winding.buckets == straight.buckets
+
+
+def test_the_digest_tells_apart_the_same_content_under_another_key() -> None:
+    @dataclasses.dataclass
+    class Named:
+        name: str
+
+    one: Table[int, Named] = Table(KeyCodec(int), EntityCodec(Named))
+    other: Table[int, Named] = Table(KeyCodec(int), EntityCodec(Named))
+    one.put(1, Named("x"), ABSENT)
+    other.put(2, Named("x"), ABSENT)
+    assert one.root != other.root
+
+
+def test_the_dict_that_reads_look_into_is_never_replaced() -> None:
+    table = table_of(Row(1))
+    live = table.live
+    table.clear()
+    table.put(2, Row(2), stamp(1, 0))
+    table.bury(2, stamp(1, 1))
+    assert table.live is live
+
+
+def test_an_entity_without_bytes_changes_nothing() -> None:
+    table = table_of(Row(1))
+    before = table.root
+    with pytest.raises(InvalidEntityError):
+        table.put(1, Row(1, 2**70), stamp(2, 1))
+    assert (table.live, table.root) == ({1: Row(1)}, before)
+    assert table.stamp(1) == stamp(1, 0)
+
+
+def test_tombstones_go_oldest_first_and_never_those_that_are_young() -> None:
+    table = table_of()
+    for key in range(5):
+        table.bury(key, stamp(1, key))
+    assert table.expire_tombstones(time(2), most=100) == 2
+    assert list(table.dead) == [2, 3, 4]
+
+
+def test_too_many_tombstones_cost_the_oldest() -> None:
+    table = table_of()
+    for key in range(5):
+        table.bury(key, stamp(1, key))
+    table.bury(0, stamp(1, 9))  # deleted once more: the newest now
+    assert table.expire_tombstones(0, most=2) == 3
+    assert list(table.dead) == [4, 0]
+
+
+def test_restamping_keeps_content_and_digest() -> None:
+    table = table_of(Row(1))
+    table.bury(2, stamp(1, 0))
+    before = table.root
+    for key in (1, 2, 3):
+        table.restamp(key, stamp(1, 8))
+    assert (table.live, table.root) == ({1: Row(1)}, before)
+    assert [table.stamp(key) for key in (1, 2, 3)] == [stamp(1, 8), stamp(1, 8), ABSENT]
+
+
+def test_sameness_is_of_content_and_absence() -> None:
+    table = table_of()
+    assert table.same(None, None)
+    assert not table.same(Row(1), None)
+    assert not table.same(None, Row(1))
+    assert table.same(Row(1), Row(1))
+    assert not table.same(Row(1), Row(1, 2))
