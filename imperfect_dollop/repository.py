@@ -120,6 +120,9 @@ class Repository(Generic[K, V]):
             raise ConfigurationError(
                 f"{self.name}: version={version!r} is no attribute of {entity.__name__}"
             )
+        bind: Callable[..., Source[K, V]] | None = getattr(source, "bind", None)
+        if bind is not None:
+            source = bind(entity, key=key, version=version)
         able = verbs(source)
         _check_source(self.name, able, preload=preload, read_only=read_only)
         self._options = Options(

@@ -8,7 +8,12 @@ What a source owes:
 * a read that begins after a write has returned sees that write (point it at the primary, not at a
   replica that lags);
 * a write that returns has been committed; one that raises may or may not have been;
-* absent is ``None`` (`Source.load`) or left out (`Source.load_many`), never an exception.
+* absent is ``None`` (`Source.load`) or left out (`Source.load_many`), never an exception;
+* whoever stops reading `Source.load_all` early closes it, if it is an async generator.
+
+A source that can make its rows into any class, or has to agree with the repository on key and version, has
+a seventh method ``bind(entity, *, key, version)``: it returns the source that the repository will use, or
+raises `ConfigurationError`. `key` and `version` are what the repository was given.
 """
 
 from __future__ import annotations

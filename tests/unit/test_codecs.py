@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import functools
@@ -46,7 +46,7 @@ class Plain:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slotted:
     id: uuid.UUID
-    when: datetime.datetime
+    when: dt.datetime
     price: decimal.Decimal
     colour: Colour
     at: Point
@@ -67,14 +67,14 @@ class Struct(msgspec.Struct, frozen=True):
 
 class Model(pydantic.BaseModel):
     id: int
-    when: datetime.datetime | None = None
+    when: dt.datetime | None = None
     tags: set[int] = set()
     extra: dict[str, int] = {}
 
 
 class Strict(pydantic.BaseModel, strict=True, frozen=True):
     id: uuid.UUID
-    when: datetime.datetime
+    when: dt.datetime
     price: decimal.Decimal
     colour: Colour
     tags: frozenset[int] = frozenset()
@@ -92,7 +92,7 @@ class Nested(pydantic.BaseModel):
 
 
 ID = uuid.UUID(int=7)
-WHEN = datetime.datetime(2024, 2, 29, 12, 30, 1, 5, tzinfo=datetime.UTC)
+WHEN = dt.datetime(2024, 2, 29, 12, 30, 1, 5, tzinfo=dt.UTC)
 PRICE = decimal.Decimal("1.10")
 
 ENTITIES = [
@@ -359,7 +359,7 @@ def test_plain_keys_come_back_without_a_declared_type(key: Any) -> None:
         (int, 5),
         (str, "ü"),
         (uuid.UUID, ID),
-        (datetime.datetime, WHEN),
+        (dt.datetime, WHEN),
         (Colour, Colour.RED),
         (Point, Point(1, 2)),
         (tuple[uuid.UUID, int], (ID, 5)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import msgspec
 import pytest
@@ -205,9 +206,9 @@ def test_dead_here_and_live_there_stays_dead_however_new_the_event() -> None:
 
 def test_however_new_it_looks_what_is_held_stands_until_the_source_was_asked() -> None:
     # A clock that is ahead, and the versions of a row that was created again, both look like this.
-    for event in (update(THREE, 3, S2), delete(1, 2, 4, S2)):
+    for late in (update(THREE, 3, S2), delete(1, 2, 4, S2)):
         replica = holding()
-        assert doubts(give(replica, event)) == {1}
+        assert doubts(give(replica, late)) == {1}
         assert holds(replica, ONE)
 
 
@@ -486,7 +487,7 @@ def test_a_difference_that_no_load_mends_is_asked_about_ever_more_rarely() -> No
         for second in range(200)
         if resyncs(replica.heard("b", beat, ["a", "b"], NOW + second))
     ]
-    pauses = [after - before for before, after in zip(asked, asked[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
     assert 3 <= len(asked) <= 7
     assert pauses == sorted(set(pauses))
 

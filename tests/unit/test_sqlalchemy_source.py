@@ -41,6 +41,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from imperfect_dollop import Repository
 from imperfect_dollop.errors import (
     ConfigurationError,
     ConflictError,
@@ -49,7 +50,8 @@ from imperfect_dollop.errors import (
     InvalidEntityError,
     SourceUnavailableError,
 )
-from imperfect_dollop.sources.sqlalchemy import CHUNK_ROWS, KEY_PARAMETERS, SQLAlchemySource
+from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
+from imperfect_dollop.sources.sqlalchemy.source import CHUNK_ROWS, KEY_PARAMETERS
 
 metadata = MetaData()
 
@@ -753,3 +755,41 @@ async def test_a_cancellation_passes(students: SQLAlchemySource[Student]) -> Non
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# -- as a repository binds it ----------------------------------------------------------------------
+
+
+async def test_a_repository_hands_its_class_and_version_to_the_source(engine: AsyncEngine) -> None:
+    students = Repository(
+        Student, source=SQLAlchemySource(engine, StudentRow), version="version", read_only=False
+    )
+    async with students:
+        ada = await students.create(Student(1, "Ada"))
+        assert type(ada) is Student
+        await students.update(dataclasses.replace(ada, name="Ada L."))
+        with pytest.raises(ConflictError):
+            await students.update(dataclasses.replace(ada, name="Eve"))
+        assert students[1] == Student(1, "Ada L.", version=ada.version + 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"entity": Student}, "are asked of it; give both the same class"),
+        ({"key": "name"}, "pass key='id'"),
+        ({"version": "id"}, "version_column='id' must be"),
+    ],
+)
+async def test_a_repository_that_contradicts_its_source(
+    engine: AsyncEngine, settings: dict[str, Any], message: str
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Pupil:
+        id: int
+        name: str
+        version: int = 0
+
+    source = SQLAlchemySource(engine, StudentRow, entity=settings.pop("entity", None))
+    with pytest.raises(ConfigurationError, match=message):
+        Repository(Pupil, source=source, **settings)

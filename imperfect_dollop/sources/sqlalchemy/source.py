@@ -15,24 +15,19 @@ The rules, the same on SQLite, PostgreSQL and MariaDB/MySQL:
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import traceback
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any, Final, Generic, TypeAlias, TypeVar, cast, overload
+from typing import Any, Final, Generic, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
 import anyio
-import msgspec
 from sqlalchemy import (
-    JSON,
     Column,
     ColumnElement,
-    Integer,
     Table,
     delete,
     insert,
-    inspect,
     literal,
     select,
     tuple_,
@@ -47,10 +42,9 @@ from sqlalchemy.exc import (
     StatementError,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.orm import InstrumentedAttribute, Mapper
 from sqlalchemy.pool import Pool, StaticPool
 
-from ..errors import (
+from ...errors import (
     ConfigurationError,
     ConflictError,
     DollopError,
@@ -59,12 +53,20 @@ from ..errors import (
     InvalidEntityError,
     SourceUnavailableError,
 )
+from .mapping import (
+    Attribute,
+    arguments_of,
+    check_fields,
+    fills_in,
+    mapped,
+    struct_of,
+    version_of,
+)
 
 __all__ = ["SQLAlchemySource"]
 
 V = TypeVar("V")
-Attribute: TypeAlias = "str | Column[Any] | InstrumentedAttribute[Any]"
-Columns: TypeAlias = "dict[str, Column[Any]]"
+B = TypeVar("B")
 
 CHUNK_ROWS: Final = 1_000
 """Rows of `load_all` in memory at a time: a few milliseconds of work, some hundred kilobytes."""
@@ -163,15 +165,16 @@ class SQLAlchemySource(Generic[V]):
         version_column: Attribute | None = None,
         where: ColumnElement[bool] | None = None,
     ) -> None:
+        self._given = (model_or_table, entity, version_column, where)
         self._engine = _checked_engine(engine)
         self._turn = _turn_of(engine)
-        self._table, columns, keys = _mapped(model_or_table)
+        self._table, columns, keys = mapped(model_or_table)
         self.key = keys[0] if len(keys) == 1 else keys
-        self.version = _version_of(version_column, columns, keys)
+        self.version = version_of(version_column, columns, keys)
         name = getattr(model_or_table, "__name__", str(self._table.name))
-        self.entity = entity or cast("type[V]", _struct_of(name, columns, self.version))
-        self._arguments = _arguments_of(self.entity)
-        _check_fields(self.entity, self._arguments.keys(), columns, {*keys, self.version} - {None})
+        self.entity = entity or cast("type[V]", struct_of(name, columns, self.version))
+        self._arguments = arguments_of(self.entity)
+        check_fields(self.entity, self._arguments.keys(), columns, {*keys, self.version} - {None})
         self._columns = {attribute: columns[attribute] for attribute in self._arguments}
         self._key_columns = [columns[attribute] for attribute in keys]
         self._within = [] if where is None else [where]
@@ -186,6 +189,33 @@ class SQLAlchemySource(Generic[V]):
 
     def __repr__(self) -> str:
         return f"SQLAlchemySource({self._table.name!r}, entity={self.entity.__name__})"
+
+    def bind(
+        self, entity: type[B], *, key: object = None, version: str | None = None
+    ) -> SQLAlchemySource[B]:
+        """The same rows as entities of this class, for a repository with this key and version.
+
+        Raises `ConfigurationError` if that contradicts what the source was given.
+        """
+        model_or_table, given, version_column, where = self._given
+        if given is not None and given is not entity:
+            raise ConfigurationError(
+                f"{self!r} makes {given.__name__}s, and {entity.__name__}s are asked of it; give"
+                " both the same class"
+            )
+        if isinstance(key, (str, tuple)) and key != self.key:
+            raise ConfigurationError(
+                f"key={key!r}, but the primary key of {self._table.name!r} is {self.key!r}; pass"
+                f" key={self.key!r}"
+            )
+        if version is not None and self.version not in (None, version):
+            raise ConfigurationError(
+                f"version={version!r}, but the version column of {self!r} is {self.version!r}"
+            )
+        column = version if version_column is None else version_column
+        return SQLAlchemySource(
+            self._engine, model_or_table, entity=entity, version_column=column, where=where
+        )
 
     async def load(self, key: Any, /) -> V | None:
         """The row with this key, or ``None``."""
@@ -231,7 +261,7 @@ class SQLAlchemySource(Generic[V]):
         values = {
             column: value
             for column, value in self._values_of(entity).items()
-            if column.computed is None and not (value is None and _fills_in(column))
+            if column.computed is None and not (value is None and fills_in(column))
         }
         if self.version is not None and values.get(self._columns[self.version], 0) is None:
             values[self._columns[self.version]] = 0
@@ -441,109 +471,6 @@ def _turn_of(engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
     if not isinstance(pool, StaticPool):
         return nullcontext()
     return _turns.setdefault(pool, anyio.Semaphore(1))
-
-
-def _mapped(model_or_table: type[Any] | Table) -> tuple[Table, Columns, tuple[str, ...]]:
-    """The table, its columns by attribute, and the attributes of its primary key."""
-    table: Any = model_or_table
-    columns: dict[str, Any]
-    primary_key: Iterable[Any]
-    if isinstance(model_or_table, Table):
-        # str(): a column's key may be SQLAlchemy's own kind of string.
-        columns = {str(name): column for name, column in table.columns.items()}
-        primary_key = table.primary_key
-    else:
-        mapper = cast("Mapper[Any] | None", inspect(model_or_table, raiseerr=False))
-        if not isinstance(mapper, Mapper):
-            raise ConfigurationError(f"{model_or_table!r} is neither a mapped class nor a Table")
-        table, primary_key = mapper.local_table, mapper.primary_key
-        if mapper.inherits is not None or not isinstance(table, Table):
-            raise ConfigurationError(
-                f"{model_or_table!r} has no table of its own; pass the Table, and where= for the "
-                "rows that are meant"
-            )
-        columns = {attribute.key: attribute.columns[0] for attribute in mapper.column_attrs}
-        columns = {name: column for name, column in columns.items() if isinstance(column, Column)}
-    names = {column: name for name, column in columns.items()}
-    keys = tuple(names[column] for column in primary_key)
-    if not keys:
-        raise ConfigurationError(
-            f"the table {table.name!r} has no primary key, by which to tell rows apart; declare one"
-        )
-    return cast("Table", table), columns, keys
-
-
-def _version_of(version: Attribute | None, columns: Columns, keys: tuple[str, ...]) -> str | None:
-    """The attribute of the version column."""
-    if version is None:
-        return None
-    name = version if isinstance(version, str) else version.key
-    column = version if isinstance(version, Column) else columns.get(name)
-    attribute = next((name for name, mapped in columns.items() if mapped is column), None)
-    if column is None or attribute is None:
-        raise ConfigurationError(
-            f"version_column={name!r} is not one of the columns: {', '.join(columns)}"
-        )
-    if not isinstance(column.type, Integer) or column.nullable or attribute in keys:
-        raise ConfigurationError(
-            f"version_column={name!r} must be an integer, NOT NULL and outside of the primary key: "
-            "it is counted up"
-        )
-    return attribute
-
-
-def _check_fields(
-    entity: type[Any], fields: Iterable[str], columns: Columns, needed: set[Any]
-) -> None:
-    if missing := needed.difference(fields):
-        raise ConfigurationError(
-            f"entity={entity.__name__} lacks {', '.join(sorted(missing))} (the key or version of "
-            "the table); add the field, or leave out entity= to have a class made"
-        )
-    if unknown := set(fields).difference(columns):
-        raise ConfigurationError(
-            f"entity={entity.__name__} has fields without a column: {', '.join(sorted(unknown))}; "
-            f"the columns are {', '.join(columns)}"
-        )
-
-
-def _arguments_of(entity: type[Any]) -> Mapping[str, str]:
-    """The entity's attributes, each with the argument of the constructor that sets it."""
-    if issubclass(entity, msgspec.Struct):
-        return {name: name for name in entity.__struct_fields__}
-    if dataclasses.is_dataclass(entity):
-        return {field.name: field.name for field in dataclasses.fields(entity) if field.init}
-    if (attributes := getattr(entity, "__attrs_attrs__", None)) is not None:
-        return {field.name: field.alias for field in attributes if field.init}
-    if (fields := getattr(entity, "model_fields", None)) is not None:
-        aliases = {name: field.validation_alias for name, field in fields.items()}
-        return {name: alias if isinstance(alias, str) else name for name, alias in aliases.items()}
-    raise ConfigurationError(
-        f"entity={entity!r} is no dataclass, attrs class, msgspec.Struct or pydantic model"
-    )
-
-
-def _struct_of(name: str, columns: Columns, version: str | None) -> type[msgspec.Struct]:
-    """A frozen Struct with a field for every column."""
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
-    for attribute, column in columns.items():
-        try:  # JSON says dict, but holds any value
-            kind: Any = Any if isinstance(column.type, JSON) else column.type.python_type
-        except NotImplementedError:
-            kind = Any
-        if column.nullable or column.computed is not None or _fills_in(column):
-            fields.append((attribute, kind | None, None))
-        else:
-            fields.append((attribute, kind, 0) if attribute == version else (attribute, kind))
-    return msgspec.defstruct(name, fields, frozen=True, kw_only=True, module=__name__)
-
-
-def _fills_in(column: Column[Any]) -> bool:
-    """Whether leaving the column out of an INSERT stores something where NULL could not be."""
-    default = column.default or column.server_default or column.identity
-    return column is column.table.autoincrement_column or (
-        default is not None and not column.nullable
-    )
 
 
 def _key_of(parts: Sequence[Any]) -> Any:
