@@ -41,7 +41,8 @@ from imperfect_dollop.errors import (
     SourceUnavailableError,
 )
 from imperfect_dollop.source import Source
-from imperfect_dollop.sources.sqlalchemy import CHUNK_ROWS, KEY_PARAMETERS, SQLAlchemySource
+from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
+from imperfect_dollop.sources.sqlalchemy.source import CHUNK_ROWS, KEY_PARAMETERS
 from imperfect_dollop.testing import Record, SourceContract
 
 

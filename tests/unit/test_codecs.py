@@ -301,7 +301,7 @@ def test_types_that_look_alike_in_a_schema_have_fingerprints_of_their_own() -> N
 
 
 def test_a_field_that_is_called_like_prose_counts() -> None:
-    fields = {"title": str, "description": str}
+    fields: dict[str, Any] = {"title": str, "description": str}
     assert fingerprint(shape("A", **fields)) != fingerprint(shape("A", title=str))
     assert fingerprint(shape("A", **fields)) != fingerprint(shape("A", title=int, description=str))
 
