@@ -67,7 +67,7 @@ class Donor(Generic[K, V]):
         )
         # Keys that come after this are events after the vector above, and reach the joiner as such.
         wanted: dict[int, list[K]] = {bucket: [] for bucket in take.buckets}
-        for count, key in enumerate(replica.table.keys(), 1):
+        for count, key in enumerate(replica.table.known(), 1):
             members = wanted.get(replica.table.bucket(key))
             if members is not None:
                 members.append(key)

@@ -110,7 +110,7 @@ class Table(Generic[K, V]):
         except InvalidEntityError:  # mutated in place into what has no bytes
             return False
 
-    def keys(self) -> Iterator[K]:
+    def known(self) -> Iterator[K]:
         """Every key with a row or a tombstone, as of now."""
         yield from list(self.live)
         yield from list(self.dead)
