@@ -264,6 +264,8 @@ class Membership:
             self.beat_now()
         if beat.leaving and before is not None:
             self._gone(beat.origin, beat.name)
+        for seat in self._seats.values():
+            seat.replica.clock.observe(beat.time, time.time())
         members = [*self.members.alive, self.origin]
         for state in beat.repositories:
             seat = self._seats.get(state.repository)

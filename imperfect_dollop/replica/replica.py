@@ -9,7 +9,7 @@ event                                                   what becomes of it
 ======================================================  ==========================================
 number already seen, or stamp is what is held           ignored (a duplicate)
 base is what is held                                    applied (a clean successor)
-base differs, content is the same                       the later stamp is kept
+base differs, content is the same                       a row keeps the later of both stamps
 base differs, content differs                           ignored, doubt
 base is what is held, but it was written before that    as if the base differed
 was last read again, or goes back to an older version
@@ -195,7 +195,10 @@ class Replica(Generic[K, V]):
             return event, []
         current = self.table.live.get(key)
         if self.table.same(current, entity):
-            self._know(key, stamp)
+            if entity is None:  # nor is it known which of the two deletes came last
+                self._bury(key, version, self.clock.tick(now))
+            else:
+                self._hold(key, entity, stamp)
             return event, []
         # A rival's event came in between, and whose write the source took first is not known. Until it has
         # been asked, a writer sees its own - unless that is older, or the row is gone.
@@ -240,17 +243,19 @@ class Replica(Generic[K, V]):
     def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
         """The source has (or has not) this row. False if events have overtaken the load.
 
-        The event says what was found, where that differs from what was held. Where it does not, the stamp stays -
-        a new one would make every sibling's next event look doubtful - but that the content was proven is
-        remembered: an older event built on that stamp is no clean successor of it any more.
+        The event says what was found, where that differs from what was held. A row that is still the same keeps
+        its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
+        remembered: an older event built on that stamp is no clean successor of it any more. That a row is
+        absent gets a new stamp, since a row can come and go without a trace in between.
         """
         if not self.window.untouched(key, load):
             return False, None
         self.window.touch(key)
         held = self.table.stamp(key)
         if self.table.same(self.table.live.get(key), entity):
-            if held is ABSENT and not self.whole:
-                self.table.bury(key, Stamp(0, load.began, self.origin))  # a remembered miss
+            if entity is None:
+                self._bury(key, held.version, load.began)
+                return True, None
             self._proven[key] = load.began
             self._proven.move_to_end(key)
             if len(self._proven) > MAX_PROVEN:
@@ -289,6 +294,12 @@ class Replica(Generic[K, V]):
                 yield found
                 found = []
         yield found
+        found = []
+        for count, key in enumerate([key for key in table.dead if key not in rows], 1):
+            if key in table.dead and untouched(key, load):
+                self._bury(key, table.dead[key].version, load.began)
+            if count % SLICE == 0:
+                yield found
         if not self.window.overrun(load):
             self.confirmed = max(self.confirmed, load.began)
 
@@ -545,8 +556,13 @@ class Replica(Generic[K, V]):
                 self.counts.applied += 1
                 return
         if self.table.same(current, entity):
-            if event.stamp.time > held.time:
-                self._know(key, event.stamp)
+            if entity is None:
+                # What is absent here and there may be so for another reason, so the stamp is not taken over: what
+                # was built on it would look clean. But there must be one, against the create before it.
+                if held is ABSENT:
+                    self._bury(key, event.stamp.version, self.clock.tick(now))
+            elif event.stamp.time > held.time:
+                self.table.restamp(key, event.stamp)
             self.counts.ignored += 1
             return
         effects.append(self._doubt(key))
@@ -572,12 +588,9 @@ class Replica(Generic[K, V]):
     def _proven_at(self, key: K) -> int:
         return max(self._proven.get(key, self._proven_before), self.confirmed)
 
-    def _know(self, key: K, stamp: Stamp) -> None:
-        """What is held is known by a later stamp too."""
-        if key in self.table.live:
-            self.table.restamp(key, stamp)
-        else:
-            self.table.bury(key, stamp)
+    def _bury(self, key: K, version: int, time: int) -> None:
+        """A tombstone of our own: nobody else has built on it."""
+        self.table.bury(key, Stamp(version, time, self.origin))
 
     def _hold(self, key: K, entity: V | None, stamp: Stamp) -> None:
         if entity is None:

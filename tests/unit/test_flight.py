@@ -160,7 +160,7 @@ async def test_the_first_caller_cancelled_takes_nobody_with_it(loads: Loads) -> 
 
 
 async def test_all_callers_cancelled_leave_a_load_that_frees_its_key(loads: Loads) -> None:
-    callers = [*[loads.ask(1) for _ in range(3)], loads.ask_many(1, 2)]
+    callers: list[asyncio.Task[Any]] = [loads.ask(1), loads.ask(1), loads.ask_many(1, 2)]
     await settled()
     for caller in callers:
         caller.cancel()
@@ -241,7 +241,7 @@ async def test_an_answer_that_is_no_mapping_fails_its_callers(loads: Loads) -> N
 
 
 async def test_closed_while_loading_is_said_to_every_caller(loads: Loads) -> None:
-    callers = [loads.ask(1), loads.ask_many(1)]
+    callers: list[asyncio.Task[Any]] = [loads.ask(1), loads.ask_many(1)]
     await settled()
     loads.tasks[0].cancel()
     for error in await asyncio.gather(*callers, return_exceptions=True):

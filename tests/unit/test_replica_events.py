@@ -179,10 +179,34 @@ def test_the_same_content_keeps_the_later_stamp_without_doubt() -> None:
     assert replica.table.stamp(1) == stamp(1, 5)
 
 
-def test_a_delete_of_what_is_not_held_leaves_the_later_tombstone() -> None:
+def test_a_delete_of_what_is_not_held_leaves_a_tombstone_that_nobody_has_built_on() -> None:
     replica = make()
-    assert give(replica, delete(1, 1, 5, S1)) == []
-    assert replica.table.dead == {1: stamp(1, 5)}
+    gone = delete(1, 1, 5, S1)
+    assert give(replica, gone) == []
+    assert replica.table.dead.keys() == {1}
+    for base in (ABSENT, gone.stamp):
+        assert doubts(give(replica, create(TWO, 9, base=base))) == {1}
+    assert holds(replica)
+
+
+def test_a_create_built_on_one_of_two_rival_deletes_stays_dead() -> None:
+    # b, whose clock is ahead, deleted and created; then c deleted what b had created, unaware of b.
+    # Which of the two deletes came last is not told by their times.
+    replica = make()
+    give(replica, delete(1, 1, 3, S1, origin="c"), origin="c")
+    theirs = delete(1, 1, 8, ABSENT)
+    give(replica, theirs)
+    assert doubts(give(replica, create(ONE, 9, base=theirs.stamp))) == {1}
+    assert holds(replica)
+
+
+def test_a_create_heard_after_its_delete_is_not_clean_for_an_older_tombstone() -> None:
+    # b deleted, c created on top of that, d deleted that: and c is heard last.
+    replica = bereft()
+    created = create(ONE, 5, base=S2, origin="c")
+    give(replica, delete(1, 1, 6, created.stamp, origin="d"), origin="d")
+    assert doubts(give(replica, created, origin="c")) == {1}
+    assert holds(replica)
 
 
 def test_delete_before_its_create_keeps_the_row_dead() -> None:

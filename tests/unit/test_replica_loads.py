@@ -154,6 +154,44 @@ def test_an_older_load_that_ends_later_does_not_lower_the_confirmation() -> None
     assert replica.confirmed == time(5)
 
 
+# -- loads that overlap: which of them read first is not known -------------------------------------
+
+
+def test_a_read_by_key_overtakes_a_complete_load_that_is_under_way() -> None:
+    replica = make()
+    load = replica.begin_load(NOW)
+    reread(replica, 1, TWO, 1)
+    list(replica.replace(load, {1: ONE}))
+    assert holds(replica, TWO)
+
+
+def test_a_complete_load_overtakes_the_reads_by_key_that_are_under_way() -> None:
+    replica = make()
+    read = replica.begin_load(NOW)
+    load_all(replica, TWO, second=1)
+    assert replica.loaded(read, 1, ONE) == (False, None)
+    assert holds(replica, TWO)
+
+
+@pytest.mark.parametrize("row", [ONE, TWO, None])
+def test_of_two_reads_of_a_key_the_second_to_end_does_not_count(row: Row | None) -> None:
+    replica = make()
+    give(replica, create(ONE, 1))
+    older, younger = replica.begin_load(NOW + 2), replica.begin_load(NOW + 3)
+    assert replica.loaded(younger, 1, row)[0]
+    assert replica.loaded(older, 1, Row(1, 3, "third")) == (False, None)
+    assert replica.table.live.get(1) == row
+
+
+def test_a_write_that_failed_overtakes_the_reads_that_are_under_way() -> None:
+    # Whether the source has it is not known, and the read may be older.
+    replica = make()
+    give(replica, create(ONE, 1))
+    load = replica.begin_load(NOW + 2)
+    assert doubts(replica.unsure(1)) == {1}
+    assert replica.loaded(load, 1, ONE) == (False, None)
+
+
 # -- reads by key ----------------------------------------------------------------------------------
 
 

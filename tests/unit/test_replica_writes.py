@@ -157,6 +157,16 @@ def test_a_write_that_a_clear_overtook_is_left_to_the_next_load() -> None:
     assert holds(replica)
 
 
+def test_after_our_delete_and_a_rivals_no_create_is_clean_for_either() -> None:
+    replica = holding()
+    rival = delete(1, 1, 60, S1)
+    ours, effects = written(replica, Kind.DELETE, None, rival)
+    assert effects == []
+    for base in (ours.stamp, rival.stamp):
+        assert doubts(give(replica, create(TWO, 70, base=base))) == {1}
+    assert holds(replica)
+
+
 # -- keys that the source generates ----------------------------------------------------------------
 
 

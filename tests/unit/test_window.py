@@ -66,6 +66,16 @@ def test_touching_everything_overtakes_every_open_load() -> None:
     assert window.untouched("k", window.open(2))
 
 
+def test_a_complete_load_overtakes_all_others_that_are_open() -> None:
+    window = Window()
+    older, complete, younger = window.open(1), window.open(2), window.open(3)
+    window.overtake(complete)
+    assert window.overrun(older)
+    assert window.overrun(younger)
+    assert window.untouched("k", complete)
+    assert window.untouched("k", window.open(4))
+
+
 def test_closing_twice_is_harmless() -> None:
     window = Window()
     load, other = window.open(1), window.open(2)
