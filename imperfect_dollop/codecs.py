@@ -25,6 +25,9 @@ __all__ = ["EntityCodec", "KeyCodec", "content_hash", "key_hash", "key_reader"]
 K = TypeVar("K")
 V = TypeVar("V")
 
+MAX_CONTENT: Final = 4 << 20
+"""Bytes of one entity: with half of what a message may have, every chunk of a snapshot fits."""
+
 WIRE_VERSION: Final = 1
 """Part of every fingerprint: raised when the bytes of an unchanged entity change."""
 
@@ -62,7 +65,10 @@ class EntityCodec(Generic[V]):
     def encode(self, entity: V) -> bytes:
         """Canonical bytes. Raises `InvalidEntityError` for content that has no bytes."""
         try:
-            return self._encode(entity)
+            content = self._encode(entity)
+            if len(content) > MAX_CONTENT:
+                raise ValueError(f"{len(content):,} bytes, and {MAX_CONTENT:,} are the limit")
+            return content
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidEntityError(
                 f"{self.entity.__name__} cannot be turned into bytes: {error}; siblings could not"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from typing import Any, Final
@@ -76,10 +75,9 @@ class Joining:
                         buckets,
                     )
                     await link.publish(encode(wanted))
-                    async with contextlib.aclosing(chunks):  # type: ignore[type-var]
-                        async for chunk in chunks:
-                            joiner.take(chunk)
-                            await anyio.lowlevel.checkpoint()
+                    async for chunk in chunks:
+                        joiner.take(chunk)
+                        await anyio.lowlevel.checkpoint()
                 with anyio.move_on_after(CATCH_UP_SECONDS):
                     while joiner.footer is not None and not joiner.arrived:
                         self._arrivals = anyio.Event()

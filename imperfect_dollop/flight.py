@@ -49,8 +49,8 @@ class _Flight(Generic[K, R]):
 class Flights(Generic[K, R]):
     """The loads that are under way.
 
-    `load` is given keys and returns what it found by key; absent keys may be left out. `timeout` is seconds, or
-    ``None``. `describe` names keys in error messages.
+    `load` is given keys and returns what it found by key; absent keys may be left out. `describe`
+    names keys in error messages.
     """
 
     def __init__(

@@ -153,11 +153,9 @@ class Membership:
         )
 
     def _look_around(self) -> None:
-        """What is to be done once per heartbeat."""
+        """Who has not been heard of."""
         for origin, name in self.members.expire(time.monotonic()).items():
             self._gone(origin, name)
-        for seat in self._seats.values():
-            seat.session.sweep(self.members.horizon(seat.replica.clock.time))
 
     async def flushed(self) -> None:
         """Wait until everything queued so far, at least, was handed to the broker."""
@@ -258,14 +256,16 @@ class Membership:
                 self._pulse()
             return
         before = self.members.alive.get(beat.origin)
+        if before is not None and beat.number <= before.beat.number:
+            return  # sent again
         ready_before = set() if before is None else _ready(before.beat)
         if self.members.heard(beat, time.monotonic()):
             logger.info("%s: %s has joined", self.name, beat.name)
             self.beat_now()
         if beat.leaving and before is not None:
             self._gone(beat.origin, beat.name)
-        for seat in self._seats.values():
-            seat.replica.clock.observe(beat.time, time.time())
+        for own in self._seats.values():
+            own.replica.clock.observe(beat.time, time.time())
         members = [*self.members.alive, self.origin]
         for state in beat.repositories:
             seat = self._seats.get(state.repository)

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 import anyio
 
 from .broker import Broker
-from .brokers import from_url
+from .brokers import check_url, from_url
 from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, NotReadyError
 from .membership import Membership
 from .repository import DRAIN_SECONDS, Repository
@@ -29,6 +29,9 @@ Startup: TypeAlias = Literal["background", "wait", "raise"]
 OFFER_WAIT: Final = 0.25
 """Seconds that a newcomer waits to hear of a sibling with a copy: many times a broker's round trip."""
 
+MAX_NAME: Final = 256
+"""Characters of a name on the wire."""
+
 OUTBOX: Final = 10_000
 """Events of one repository that wait for a broker that is away, about 10 MB at a kilobyte each."""
 
@@ -39,8 +42,8 @@ class Node:
     Parameters
     ----------
     broker:
-        a URL (``memory://name``), or a broker. What a URL opens is closed with the node, what is
-        handed in is left open.
+        a URL, or a broker. What a URL opens is closed with the node, what is handed in is left open.
+        ``memory://name`` joins nodes of this process and event loop.
     repositories:
         those of this node; each belongs to one node.
     namespace:
@@ -93,10 +96,18 @@ class Node:
             raise ConfigurationError(
                 f"startup={startup!r} is none of {', '.join(get_args(Startup))}"
             )
-        if not namespace:
-            raise ConfigurationError("namespace must not be empty")
-        if not (heartbeat > 0 and offer_wait >= 0 and shutdown_timeout >= 0 and outbox > 0):
-            raise ConfigurationError("heartbeat and outbox must be above 0, the waits not below")
+        for what, text in (("namespace", namespace), ("name", name or "-")):
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME:
+                raise ConfigurationError(f"{what} must be 1 to {MAX_NAME} characters, not {text!r}")
+        numbers = (heartbeat, offer_wait, shutdown_timeout, outbox)
+        if not all(isinstance(number, (int, float)) and number >= 0 for number in numbers) or not (
+            heartbeat and outbox
+        ):
+            raise ConfigurationError(
+                "heartbeat and outbox must be numbers above 0, the waits not below"
+            )
+        if isinstance(broker, str):
+            check_url(broker)
         self.repositories = repositories
         self.namespace = namespace
         self.name: str = name or f"{socket.gethostname()}:{os.getpid()}"
@@ -268,23 +279,20 @@ class Node:
         }
         if membership is None:
             return status
-        states = [
-            seat.session.state_for([*membership.members.alive, membership.origin])
-            for seat in self._seats
-        ]
         status["origin"] = membership.origin
         status["broker"] = {"up": membership.up, "failure": membership.failure}
         status["rejected_messages"] = membership.rejected
+        status["crashes"] = 0 if self._supervisor is None else self._supervisor.crashes
         status["repositories"] = {
             repository.name: {
                 "state": str(repository.state),
-                "digest": f"{state.digest:016x}",
-                "clean": state.clean,
+                "digest": f"{seat.replica.table.root:016x}",
+                "clean": seat.session.upkeep.clean,
                 "unsent": seat.unsent,
                 "info": dataclasses.asdict(repository.info()),
                 "stats": dataclasses.asdict(repository.stats),
             }
-            for repository, seat, state in zip(self.repositories, self._seats, states, strict=True)
+            for repository, seat in zip(self.repositories, self._seats, strict=True)
         }
         status["members"] = [
             {

@@ -20,10 +20,16 @@ MAX_MISSES: Final = 100_000
 """Absent keys remembered: enough for any real set of them, and a bound for a scan over random keys."""
 
 
+SURPLUS: Final = 1_000
+"""Ages of keys that events have removed since, kept until it pays to look for them."""
+
+NEVER: Final = float("inf")
+
+
 class Ages(Generic[K, V]):
     """When each held key was read; keeps within `max_entries` by dropping the least recently used.
 
-    Times are monotonic seconds; `ttl` and `missing_ttl` are seconds, ``None`` for never.
+    Times are monotonic seconds; `ttl` (``None`` for never) and `missing_ttl` are seconds.
     """
 
     def __init__(
@@ -64,15 +70,22 @@ class Ages(Generic[K, V]):
                 now + due_after(self._ttl, self._jitter, random.random()) if self._ttl else NEVER
             )
             self._rows[key] = (now, until)
-            if self._max_entries is not None and len(self._rows) > self._max_entries:
-                oldest, _ = self._rows.popitem(last=False)
-                self._replica.forget(oldest)
-                self._stats.evictions += 1
+            self._bound()
         else:
             self._misses[key] = now + self._missing_ttl
             if len(self._misses) > MAX_MISSES:
                 oldest, _ = self._misses.popitem(last=False)
                 self._replica.forget(oldest)
+
+    def _bound(self) -> None:
+        live = self._replica.table.live
+        while self._max_entries is not None and len(live) > self._max_entries:
+            oldest, _ = self._rows.popitem(last=False)
+            if oldest in live:  # else an event has removed it already
+                self._replica.forget(oldest)
+                self._stats.evictions += 1
+        if len(self._rows) > 2 * len(live) + SURPLUS:
+            self._rows = OrderedDict(item for item in self._rows.items() if item[0] in live)
 
     def age(self, key: K) -> float | None:
         """Seconds since a held row was read; ``None`` if it is not held."""
@@ -112,6 +125,3 @@ class Ages(Generic[K, V]):
         """Nothing is held any more."""
         self._rows.clear()
         self._misses.clear()
-
-
-NEVER: Final = float("inf")

@@ -11,7 +11,7 @@ from collections import deque
 
 import msgspec
 
-from .replica.messages import MAX_BATCH, Event, Kind
+from .replica.messages import FOR_ALL, MAX_BATCH, WITHOUT_CONTENT, Event
 
 __all__ = ["Outbox"]
 
@@ -59,7 +59,7 @@ class Outbox:
         last: dict[bytes, int] = {}
         kept: list[Event] = []
         for event in self._waiting:
-            if event.kind in (Kind.CLEAR, Kind.CONFIRM, Kind.REREAD, Kind.FORGET):
+            if event.kind in FOR_ALL or event.kind in WITHOUT_CONTENT:
                 last.clear()  # what is on either side of these must not change places
             elif event.key in last:
                 place = last[event.key]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy as copying
 import dataclasses
+import inspect
 import secrets
 import time
-from collections.abc import Callable, ItemsView, Iterable, KeysView, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -119,6 +120,16 @@ class Repository(Generic[K, V]):
         if version is not None and not hasattr(entity, version) and version not in _fields(entity):
             raise ConfigurationError(
                 f"{self.name}: version={version!r} is no attribute of {entity.__name__}"
+            )
+        if isinstance(source, type) or not verbs(source):
+            raise ConfigurationError(
+                f"{self.name}: {source!r} is no source; pass e.g. SQLAlchemySource(engine, Model) or"
+                " FunctionSource(load_all=...)"
+            )
+        if inspect.iscoroutinefunction(getattr(source, "load_all", None)):
+            raise ConfigurationError(
+                f"{self.name}: load_all of {source!r} must be an async generator that yields chunks,"
+                " not a coroutine"
             )
         bind: Callable[..., Source[K, V]] | None = getattr(source, "bind", None)
         if bind is not None:
@@ -272,6 +283,8 @@ class Repository(Generic[K, V]):
             if max_staleness is not None:
                 await self._not_older(session, key, max_staleness)
             entity = session.replica.table.live.get(key)
+            if entity is None:
+                self._keys.encode(key)  # a key of another type is a mistake, not an absent row
             self._count(session, entity is not None)
             return self._out(entity)
         return self._out(await self._get_on_demand(session, key, max_staleness))
@@ -335,6 +348,9 @@ class Repository(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._live())
 
+    def __iter__(self) -> Iterator[K]:
+        return iter(self.keys())
+
     def __bool__(self) -> bool:
         return True
 
@@ -343,11 +359,11 @@ class Repository(Generic[K, V]):
         return MappingProxyType(self._live()).keys()
 
     def values(self) -> ValuesView[V]:
-        """The rows in memory: a live view, as a dict's."""
+        """The rows in memory: a live view, as a dict's; with ``copy=True`` a copy of every row as of now."""
         return self._handed_out().values()
 
     def items(self) -> ItemsView[K, V]:
-        """Keys and rows in memory: a live view, as a dict's."""
+        """Keys and rows in memory: a live view, as a dict's; with ``copy=True`` a copy as of now."""
         return self._handed_out().items()
 
     # -- writes ----------------------------------------------------------------------------------
@@ -412,10 +428,7 @@ class Repository(Generic[K, V]):
                 raise self._unhashable(key) from error
         if self._options.preload:
             await session.upkeep.warm()
-            if self._options.can_reread:
-                await session.upkeep.reread(keys)
-            else:
-                await session.upkeep.refresh()
+            await session.upkeep.reread(keys)
             return
         for key in keys:
             session.replica.forget(key)
@@ -478,7 +491,7 @@ class Repository(Generic[K, V]):
         entity = session.replica.table.live.get(key)
         ages = session.ages
         if entity is None:
-            known = ages.missing(key)
+            known = max_staleness is None and ages.missing(key)
             session.stats.hits += known
             return known, None
         fresh = ages.fresh(key)
@@ -536,6 +549,8 @@ class Repository(Generic[K, V]):
     def _live(self) -> dict[K, V]:
         session = self._open()
         if session.replica.cold:
+            if not session.upkeep.trying:
+                raise session.upkeep.not_ready()
             raise NotReadyError(
                 f"{self.name}: the first complete load has not ended; await get(), or"
                 " node.wait_ready()"

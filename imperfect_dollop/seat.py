@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from .broker import Link
 from .errors import BrokerUnavailableError
 from .exchange import MAX_DONATIONS, Joining, give
 from .outbox import Outbox
@@ -48,7 +49,6 @@ class Seat:
         self._offer_wait = offer_wait
         self._batch: Events | None = None  # numbered, and not known to have been sent
         self._joining: Joining | None = None
-        self._addresses = itertools.count(1)
 
     @property
     def replica(self) -> Replica[Any, Any]:
@@ -143,23 +143,26 @@ class Seat:
 
     def refreshing(self) -> bool:
         """Whether a sibling loads everything."""
-        return self.membership.members.loading(self.name, Phase.REFRESHING)
+        fingerprint = self.replica.rows.fingerprint
+        return self.membership.members.loading(self.name, fingerprint, Phase.REFRESHING)
+
+    def horizon(self) -> int:
+        """The hybrid time up to which every live node was heard."""
+        return self.membership.members.horizon(self.replica.clock.time)
 
     async def snapshot(self, *, clean: bool) -> list[Effect] | None:
         """Ask the freshest sibling for its copy, then the next one; ``None`` if none has one.
 
         A node that has just begun to listen gives the others `offer_wait` seconds to be heard.
         """
-        membership = self.membership
+        membership, fingerprint = self.membership, self.replica.rows.fingerprint
         with anyio.move_on_after(self._offer_wait):
             await membership.echoed.wait()
         joining = Joining(self.replica, self.name)
         tried: set[str] = set()
         settled = False
         while membership.link is not None and membership.echoed.is_set():
-            donor = membership.members.donor(
-                self.name, self.replica.rows.fingerprint, clean=clean, without=tried
-            )
+            donor = membership.members.donor(self.name, fingerprint, clean=clean, without=tried)
             if donor is not None and not settled:
                 settled = True
                 await anyio.sleep(SETTLE_SECONDS)
@@ -171,16 +174,15 @@ class Seat:
                     return effects
                 continue
             left = membership.listening_since + self._offer_wait - time.monotonic()
-            if left <= 0 or not clean or membership.members.loading(self.name):
+            if left <= 0 or not clean or membership.members.loading(self.name, fingerprint):
                 return None
             await membership.news(left)
         return None
 
-    async def _take(self, joining: Joining, link: Any, donor: str) -> list[Effect] | None:
-        address = f"{self.membership.origin}.{self.name}.{next(self._addresses)}"
+    async def _take(self, joining: Joining, link: Link, donor: str) -> list[Effect] | None:
         self._joining = joining
         try:
-            return await joining.take(link, donor, address)
+            return await joining.take(link, donor, secrets.token_hex(16))
         finally:
             self._joining = None
 
@@ -194,7 +196,7 @@ class Seat:
             members = membership.members
             if members.donor(self.name, fingerprint, clean=True, without=()) is not None:
                 return False
-            if members.loading(self.name):
+            if members.loading(self.name, fingerprint):
                 give_up = time.monotonic() + patience
             elif members.first_in_line(self.name, fingerprint, failures):
                 return True

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from .errors import ClosedError
+import anyio
+
 from .loading import KeyLoads
 from .on_demand import Ages
 from .replica.messages import Event, Events, Phase, RepositoryState
@@ -70,6 +71,10 @@ class Options:
 
 def _positive(value: object) -> bool:
     return isinstance(value, (int, float)) and value > 0
+
+
+SWEEP_SECONDS: Final = 10.0
+"""Between two looks for tombstones that are old enough."""
 
 
 class Session(Generic[K, V]):
@@ -153,6 +158,7 @@ class Session(Generic[K, V]):
     def start(self) -> None:
         """Begin the background work."""
         self._supervisor.keep(self.upkeep.run, name=f"upkeep of {self.name}")
+        self._supervisor.keep(self._sweep, name=f"sweeping of {self.name}")
 
     async def started(self) -> None:
         """Wait until there is data, or the first attempt to get it has failed."""
@@ -168,11 +174,6 @@ class Session(Generic[K, V]):
         """Tell whoever still waits."""
         self.closed = True
         self.upkeep.close()
-
-    def check_open(self) -> None:
-        """Raises `ClosedError` unless open."""
-        if self.closed:
-            raise ClosedError(f"{self.name} is closed")
 
     def publish(self, event: Event) -> None:
         """Queue an event for the siblings, if there can be any."""
@@ -194,9 +195,14 @@ class Session(Generic[K, V]):
         """Messages may have been lost."""
         self.upkeep.take(self.replica.lost(reason))
 
-    def sweep(self, horizon: int) -> None:
-        """Forget what no longer matters."""
-        self.replica.sweep(time.time(), horizon)
+    async def _sweep(self) -> None:
+        """Forget what no longer matters, now and then; never returns."""
+        while True:
+            await anyio.sleep(SWEEP_SECONDS)
+            own = self.replica.clock.time
+            self.replica.sweep(
+                time.time(), own if self._siblings is None else self._siblings.horizon()
+            )
 
     def state_for(self, members: Collection[str]) -> RepositoryState:
         """What this node's heartbeat says of this repository."""

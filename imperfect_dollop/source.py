@@ -80,7 +80,13 @@ class Source(Protocol[K_contra, V]):
 def verbs(source: object) -> frozenset[str]:
     """The names in `SOURCE_VERBS` that `source` has."""
     able: frozenset[str] = getattr(source, "verbs", frozenset(SOURCE_VERBS))
-    return frozenset(verb for verb in able if callable(getattr(source, verb, None)))
+    return frozenset(
+        verb
+        for verb in able
+        if callable(getattr(source, verb, None))
+        # What a class has only inherited from the protocol does nothing.
+        and getattr(type(source), verb, None) is not getattr(Source, verb)
+    )
 
 
 Rows: TypeAlias = "Iterable[V] | Mapping[Any, V]"

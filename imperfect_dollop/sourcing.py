@@ -57,6 +57,7 @@ class Reader(Generic[K, V]):
     ) -> None:
         self.name = name
         self.source = source
+        self._able = verbs(source)
         self.keys: KeyCodec[K] = keys
         self.rows: EntityCodec[V] = rows
         self._entity = rows.entity
@@ -122,6 +123,8 @@ class Reader(Generic[K, V]):
 
     async def load_many(self, keys: Sequence[K]) -> dict[K, V]:
         """The rows that exist of these keys."""
+        for key in keys:
+            self.keys.encode(key)  # what is no key here is a mistake, not an absent row
         about = f"load of key {keys[0]!r}" if len(keys) == 1 else f"load of {len(keys)} keys"
 
         async def work(progress: Callable[[], None]) -> dict[K, V]:
@@ -139,10 +142,7 @@ class Reader(Generic[K, V]):
         return found
 
     async def _rows(self, keys: Sequence[K]) -> Iterable[V]:
-        able = verbs(self.source)
-        if len(keys) > 1 and "load_many" in able:
-            return await self.source.load_many(keys)
-        if "load" not in able:
+        if "load" not in self._able or (len(keys) > 1 and "load_many" in self._able):
             return await self.source.load_many(keys)
         rows = [await self.source.load(key) for key in keys]
         return [row for row in rows if row is not None]
@@ -252,8 +252,11 @@ class Reader(Generic[K, V]):
     def _result(self, what: str, task: asyncio.Future[R]) -> R:
         try:
             return task.result()
-        except DollopError:
-            raise
+        except DollopError as error:
+            if str(error).startswith(self.name):
+                raise
+            named = type(error)(f"{self.name}: {error}")
+            raise named from error.__cause__
         except (Exception, asyncio.CancelledError) as error:  # cancelled from within, not by us
             raise SourceUnavailableError(f"{self.name}: the {what} failed: {error!r}") from error
 

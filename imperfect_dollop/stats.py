@@ -55,11 +55,11 @@ class Stats:
     applied: int = 0
     """Events that changed what is held."""
     ignored: int = 0
-    """Events that were not the newest state of their row, or of rows not held here."""
+    """Events that changed nothing: their content was held already, or in doubt, or of a row not held here."""
     duplicates: int = 0
     """Events that had been taken in before."""
     doubts: int = 0
-    """Keys that had to be read again because the order of events was in doubt."""
+    """Keys that had to be read again: the order of events was in doubt, or a write had failed."""
     gaps: int = 0
     """Times that something was noticed to be missing, and the whole set was compared."""
     rejected: int = 0

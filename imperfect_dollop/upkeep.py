@@ -24,7 +24,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 
-from .errors import ClosedError, DollopError, NotReadyError
+from .errors import ClosedError, DollopError, InvalidEntityError, NotReadyError
 from .flight import own_copy
 from .freshness import Backoff, due_after
 from .replica.messages import Event, Kind, Phase
@@ -76,6 +76,10 @@ class Siblings(Protocol):
 
     def refreshing(self) -> bool:
         """Whether a sibling is loading everything to publish the differences."""
+        ...
+
+    def horizon(self) -> int:
+        """The hybrid time up to which every live node was heard."""
         ...
 
 
@@ -167,7 +171,7 @@ class Upkeep(Generic[K, V]):
         """
         while self.replica.cold:
             if not self.trying:
-                raise self._not_ready()
+                raise self.not_ready()
             await self.next_attempt()
 
     async def attempted(self) -> None:
@@ -199,7 +203,7 @@ class Upkeep(Generic[K, V]):
         self._doubts.update(dict.fromkeys(keys))
         if len(self._doubts) > MAX_DOUBTS or (self._doubts and not self._can_reread):
             self._doubts.clear()
-            self.resync("more keys are in doubt than can be read one by one")
+            self.resync("keys are in doubt that cannot be read one by one")
         self._wake.set()
 
     def resync(self, reason: str) -> None:
@@ -299,7 +303,7 @@ class Upkeep(Generic[K, V]):
             self.failures += 1
             self.source_failed(failure or NotReadyError(f"{self.name}: nothing could be loaded"))
             for waiter in self._take_waiting():
-                waiter.set_exception(self._not_ready())
+                waiter.set_exception(self.not_ready())
             return
         self.failures = 0
         self.on_warm()
@@ -321,9 +325,13 @@ class Upkeep(Generic[K, V]):
                     if siblings is not None and await self._sibling_instead(siblings):
                         return None
                     await self._load_cold(self._reader.load_all)
+                    self.source_answered()
                 else:
                     fallback = functools.partial(place, self._owner)
                     await self._load_cold(functools.partial(self._reader.rows_of, fallback))
+                    # Nobody knows how old these are, so the source is asked as soon as it answers.
+                    self.replica.confirmed = 0
+                    self.resync("filled by a bootstrap function, not by the source")
             except DollopError as error:
                 failure = error
             else:
@@ -358,7 +366,7 @@ class Upkeep(Generic[K, V]):
         try:
             self._stats.full_loads += 1
             rows = await read()
-            for _ in replica.replace(load, rows):
+            for _ in replica.replace(load, rows, tell=False):
                 await anyio.lowlevel.checkpoint()
             if replica.window.overrun(load):
                 raise NotReadyError(f"{self.name}: was cleared while it was loaded")
@@ -371,7 +379,6 @@ class Upkeep(Generic[K, V]):
             raise
         finally:
             replica.end_load(load)
-        self.source_answered()
 
     # -- repairing -------------------------------------------------------------------------------
 
@@ -380,19 +387,20 @@ class Upkeep(Generic[K, V]):
         replica = self.replica
         asked, self._asked = self._asked, []
         missing, self.missing = self.missing, None
-        # Where events were missed, the differences are news to this node only.
-        siblings = self._siblings if missing is None else None
+        # Where events were missed, the differences are news to this node only; unless somebody asked.
+        siblings = self._siblings if missing is None or asked else None
         load = replica.begin_load(time.time())
         self._set_phase(Phase.REFRESHING)
         error: DollopError | None = ClosedError(f"{self.name}: closed while it was loaded")
         try:
             self._stats.full_loads += 1
             rows = await self._reader.load_all()
-            for found in replica.replace(load, rows):
+            for found in replica.replace(load, rows, tell=siblings is not None):
                 if siblings is not None:
                     for event in found:
                         siblings.publish(event)
                 await anyio.lowlevel.checkpoint()
+            self.doubt(load.doubtful)
             if replica.window.overrun(load):
                 self.missing = self.missing or "too much was written during the load"
             elif siblings is not None:
@@ -417,7 +425,23 @@ class Upkeep(Generic[K, V]):
                     waiter.set_exception(own_copy(error))
 
     async def reread(self, keys: Sequence[K]) -> None:
-        """Read keys again and publish what differs from what is held."""
+        """Read keys again and publish what differs from what is held.
+
+        Raises what the read raises; of several keys, what is wrong with one does not keep the others.
+        """
+        if not self._can_reread:
+            await self.refresh()
+            return
+        try:
+            await self._reread_together(keys)
+        except InvalidEntityError:
+            if len(keys) == 1:
+                raise
+            for key in keys:
+                with contextlib.suppress(InvalidEntityError):
+                    await self._reread_together([key])
+
+    async def _reread_together(self, keys: Sequence[K]) -> None:
         replica = self.replica
         load = replica.begin_load(time.time())
         try:
@@ -425,12 +449,17 @@ class Upkeep(Generic[K, V]):
             found = await self._reader.load_many(keys)
             for key in keys:
                 counts, event = replica.loaded(load, key, found.get(key))
-                if counts:  # else an event has overtaken the load: once more
+                if counts:
                     self._doubts.pop(key, None)
+                else:  # an event has overtaken the load: once more
+                    self.doubt([key])
                 if event is not None and self._siblings is not None:
                     self._siblings.publish(event)
         except DollopError as error:
             self._stats.load_failures += 1
+            for key in keys:  # after those that may do better
+                if key in self._doubts:
+                    self._doubts[key] = self._doubts.pop(key)
             self.source_failed(error)
             raise
         finally:
@@ -452,7 +481,7 @@ class Upkeep(Generic[K, V]):
     def source_failed(self, error: DollopError) -> None:
         """The source does not work; said once in the log, however often it is tried."""
         if self.failure is None:
-            logger.warning("%s: %s", self.name, error)
+            logger.warning("%s", error)
         self.failure = error
         self.alive_since = None
         if self.may_try:  # many calls that fail at once are one failure
@@ -476,10 +505,11 @@ class Upkeep(Generic[K, V]):
         waiting, self._waiting = self._waiting, []
         return [waiter for waiter in waiting if not waiter.done()]
 
-    def _not_ready(self) -> NotReadyError:
+    def not_ready(self) -> NotReadyError:
+        """What to tell a reader between two attempts."""
         error = NotReadyError(
-            f"{self.name}: nothing was loaded yet, and the last attempt failed: {self.failure};"
-            " it is repeated by itself"
+            f"{self.name}: not loaded yet: {self.failure}; it is tried again automatically, see"
+            " startup= of Node to wait or to raise"
         )
         error.__cause__ = self.failure
         return error

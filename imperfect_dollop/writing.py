@@ -24,7 +24,7 @@ from .errors import (
     InvalidEntityError,
 )
 from .replica.messages import Event, Kind
-from .replica.replica import Replica
+from .replica.replica import Effect, Replica
 from .sourcing import Reader
 from .stats import Stats
 from .supervisor import Supervisor
@@ -137,7 +137,7 @@ class Writer(Generic[K, V]):
             finally:
                 self._replica.end_write(write)
             self._shown(stored_key, event)
-        await self._settle(stored_key, bool(effects))
+        await self._settle(stored_key, effects)
         return stored
 
     async def _delete(self, key: K) -> None:
@@ -155,7 +155,7 @@ class Writer(Generic[K, V]):
             finally:
                 self._replica.end_write(write)
             self._shown(key, event)
-        await self._settle(key, bool(effects))
+        await self._settle(key, effects)
 
     async def _called(self, what: str, key: K | None, call: Callable[[], Awaitable[R]]) -> R:
         """Call the source; after any failure what it holds for the key is not known."""
@@ -203,12 +203,13 @@ class Writer(Generic[K, V]):
         if key is not None:
             self._upkeep.take(self._replica.unsure(key))
 
-    async def _settle(self, key: K, doubtful: bool) -> None:
+    async def _settle(self, key: K, effects: list[Effect]) -> None:
         """A rival's event came in between: let the source say what is there before returning."""
-        if doubtful and self._replica.whole:
-            self._upkeep.doubt([key])
-            with contextlib.suppress(DollopError):  # noted, and tried again by the upkeep
+        if effects:
+            try:
                 await self._upkeep.reread([key])
+            except DollopError:
+                self._upkeep.take(effects)  # which tries again
 
     def _in_turn(self, key: K | None) -> contextlib.AbstractAsyncContextManager[object]:
         if key is None:

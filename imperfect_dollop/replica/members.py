@@ -6,7 +6,7 @@ is answered by everybody's next, at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import xxhash
@@ -76,36 +76,30 @@ class Members:
         """The hybrid time up to which every live node has been heard."""
         return min((member.beat.time for member in self.alive.values()), default=own)
 
+    def copies(self, repository: str, fingerprint: str) -> Iterator[tuple[str, RepositoryState]]:
+        """What the others say of a repository, where they mean the same by it."""
+        for origin, member in self.alive.items():
+            state = member.state(repository)
+            if state is not None and state.fingerprint == fingerprint:
+                yield origin, state
+
     def donor(
         self, repository: str, fingerprint: str, *, clean: bool, without: Collection[str]
     ) -> str | None:
         """The freshest complete copy; among equals one that differs from joiner to joiner."""
-        best: tuple[bool, int, int] | None = None
-        chosen = None
-        for origin, member in self.alive.items():
-            state = member.state(repository)
-            if (
-                state is None
-                or origin in without
-                or state.fingerprint != fingerprint
-                or state.phase not in (Phase.READY, Phase.REFRESHING)
-                or (clean and not state.clean)
-            ):
-                continue
+        ranked = [
             # Rendezvous hashing spreads many joiners over many donors.
-            draw = xxhash.xxh3_64_intdigest(f"{self.origin}:{origin}".encode())
-            rank = (state.clean, state.confirmed, draw)
-            if best is None or rank > best:
-                best, chosen = rank, origin
-        return chosen
+            (state.clean, state.confirmed, _draw(self.origin, origin), origin)
+            for origin, state in self.copies(repository, fingerprint)
+            if origin not in without
+            and state.phase in (Phase.READY, Phase.REFRESHING)
+            and (state.clean or not clean)
+        ]
+        return max(ranked)[-1] if ranked else None
 
-    def loading(self, repository: str, phase: Phase = Phase.LOADING) -> bool:
+    def loading(self, repository: str, fingerprint: str, phase: Phase = Phase.LOADING) -> bool:
         """Whether some member reads the whole of a repository from the source."""
-        return any(
-            state.phase is phase
-            for member in self.alive.values()
-            if (state := member.state(repository)) is not None
-        )
+        return any(state.phase is phase for _, state in self.copies(repository, fingerprint))
 
     def first_in_line(self, repository: str, fingerprint: str, failures: int) -> bool:
         """Whether of all nodes that are cold it is this one's turn to load.
@@ -113,11 +107,12 @@ class Members:
         Those that have failed less often go first, so that a node that cannot reach the source
         does not keep the others waiting.
         """
-        me = (failures, self.origin)
         return all(
-            me < (state.failures, origin)
-            for origin, member in self.alive.items()
-            if (state := member.state(repository)) is not None
-            and state.phase is Phase.COLD
-            and state.fingerprint == fingerprint
+            (failures, self.origin) < (state.failures, origin)
+            for origin, state in self.copies(repository, fingerprint)
+            if state.phase is Phase.COLD
         )
+
+
+def _draw(one: str, other: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{one}:{other}".encode())

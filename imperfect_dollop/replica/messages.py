@@ -16,9 +16,11 @@ from ..errors import ProtocolError
 from .stamp import Int63, Stamp
 
 __all__ = [
+    "FOR_ALL",
     "MAX_BATCH",
     "MAX_ENTITY",
     "MAX_MESSAGE",
+    "WITHOUT_CONTENT",
     "Chunk",
     "Event",
     "Events",
@@ -40,7 +42,7 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_MESSAGE: Final = 8 << 20
-"""Bytes of one message or frame: far above what we send, far below what would hurt."""
+"""Bytes of one message or frame: above what we send, below what would hurt."""
 
 MAX_ENTITY: Final = 1 << 20
 """Bytes of an entity that an event carries. A larger one is announced, and read from the source."""
@@ -68,6 +70,13 @@ class Kind(IntEnum):
     """Drop everything and load anew."""
     CONFIRM = 8
     """A complete load that began at the stamp's time has ended; its differences came before this."""
+
+
+FOR_ALL: Final = (Kind.CLEAR, Kind.CONFIRM)
+"""Kinds of events that are about no key."""
+
+WITHOUT_CONTENT: Final = (Kind.REREAD, Kind.FORGET)
+"""Kinds of events that only name a key."""
 
 
 class Phase(IntEnum):

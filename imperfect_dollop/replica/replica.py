@@ -12,9 +12,12 @@ base is what is held                                    applied (a clean success
 base differs, content is the same                       a row keeps the later of both stamps
 base differs, content differs                           ignored, doubt
 base is what is held, but it was written before that    as if the base differed
-was last read again, or goes back to an older version
+was last read again, or updates to an older version
 time beyond the drift bound, or content unreadable      ignored, doubt
+the content is not in the event (REREAD)                doubt
 key unreadable, or a number skipped                     the whole copy is in doubt: resync
+the key is not held, in a replica that is not whole     ignored; a remembered miss is forgotten
+FORGET, CLEAR, CONFIRM                                  drop the key; everything; take note of a load
 ======================================================  ==========================================
 
 *Doubt* is the effect `Reread`; doubt of the whole is `Resync`. No guess is made from versions or times in between:
@@ -36,7 +39,16 @@ import xxhash
 
 from ..codecs import EntityCodec, KeyCodec
 from ..errors import ProtocolError
-from .messages import MAX_ENTITY, Event, Events, Kind, Phase, RepositoryState
+from .messages import (
+    FOR_ALL,
+    MAX_ENTITY,
+    WITHOUT_CONTENT,
+    Event,
+    Events,
+    Kind,
+    Phase,
+    RepositoryState,
+)
 from .stamp import ABSENT, HybridClock, Stamp, at
 from .table import Table
 from .window import Load, Window
@@ -55,7 +67,6 @@ MAX_BUFFERED: Final = 100_000
 MAX_PROVEN: Final = 10_000
 """Keys whose re-read is remembered, see `Replica.loaded`."""
 
-MAX_TOMBSTONES: Final = 100_000
 TOMBSTONE_SECONDS: Final = 600.0
 """How long a deleted key is remembered at least, against events that were under way for long."""
 
@@ -221,7 +232,7 @@ class Replica(Generic[K, V]):
         return Event(kind, key_bytes, None, stamp, ABSENT)
 
     def pack(self, repository: str, events: list[Event]) -> Events:
-        """Number events, at most `MAX_BATCH`, for sending."""
+        """Number events for sending."""
         first = self.sequence + 1
         self.sequence += len(events)
         return Events(self.origin, repository, self.rows.fingerprint, first, events)
@@ -253,7 +264,7 @@ class Replica(Generic[K, V]):
         self.window.touch(key)
         held = self.table.stamp(key)
         if self.table.same(self.table.live.get(key), entity):
-            if entity is None:
+            if entity is None and (held is not ABSENT or not self.whole):
                 self._bury(key, held.version, load.began)
                 return True, None
             self._proven[key] = load.began
@@ -269,8 +280,13 @@ class Replica(Generic[K, V]):
         self._hold(key, entity, stamp)
         return True, event
 
-    def replace(self, load: Load, rows: Mapping[K, V]) -> Iterator[list[Event]]:
-        """Take over a complete load, a slice at a time; yields the differences of each slice."""
+    def replace(
+        self, load: Load, rows: Mapping[K, V], *, tell: bool = True
+    ) -> Iterator[list[Event]]:
+        """Take over a complete load, a slice at a time; yields the differences of each slice to `tell`.
+
+        Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards.
+        """
         version_of, table, untouched = self.version_of, self.table, self.window.untouched
         found: list[Event] = []
         self.window.overtake(load)
@@ -279,16 +295,22 @@ class Replica(Generic[K, V]):
                 held = table.stamps.get(key)
                 if held is None or not table.same(table.live.get(key), entity):
                     stamp = Stamp(version_of(entity), load.began, self.origin)
-                    found.append(self._event(Kind.FOUND, key, entity, stamp, table.stamp(key)))
+                    if tell:
+                        found.append(self._event(Kind.FOUND, key, entity, stamp, table.stamp(key)))
                     table.put(key, entity, stamp)
+            elif not table.same(table.live.get(key), entity):
+                load.doubtful.append(key)
             if count % SLICE == 0:
                 yield found
                 found = []
         for count, key in enumerate([key for key in table.live if key not in rows], 1):
-            if key in table.live and untouched(key, load):
+            if key in table.live and not untouched(key, load):
+                load.doubtful.append(key)
+            elif key in table.live:
                 held = table.stamp(key)
                 stamp = Stamp(held.version, load.began, self.origin)
-                found.append(self._event(Kind.FOUND, key, None, stamp, held))
+                if tell:
+                    found.append(self._event(Kind.FOUND, key, None, stamp, held))
                 table.bury(key, stamp)
             if count % SLICE == 0:
                 yield found
@@ -439,6 +461,10 @@ class Replica(Generic[K, V]):
             elif peer.sequence > max(self.vector[origin], self._tail.get(origin, 0)):
                 self._overflowed = True
             return []
+        if peer.sequence < self.vector.get(origin, 0):
+            # Somebody else has spoken in its name; what it says itself must not pass for seen.
+            self.vector[origin] = peer.sequence
+            return [self.gap(f"{origin} has sent less than was seen of it")]
         if peer.sequence > self.vector.get(origin, 0):
             missing = peer.sequence - self.vector.get(origin, 0)
             known = not self._empty() or origin in self.vector
@@ -478,9 +504,7 @@ class Replica(Generic[K, V]):
 
     def sweep(self, now: float, horizon: int) -> int:
         """Forget old tombstones that every live node has seen: those before `horizon`, by hybrid time."""
-        return self.table.expire_tombstones(
-            min(at(now - TOMBSTONE_SECONDS), horizon), MAX_TOMBSTONES
-        )
+        return self.table.expire_tombstones(min(at(now - TOMBSTONE_SECONDS), horizon))
 
     # -- the rules -------------------------------------------------------------------------------
 
@@ -499,7 +523,7 @@ class Replica(Generic[K, V]):
         for number, event in enumerate(events.events, events.first):
             if number <= last:
                 self.counts.duplicates += 1
-            elif event.kind in _FOR_ALL or not covered(event.key, events.origin, number):
+            elif event.kind in FOR_ALL or not covered(event.key, events.origin, number):
                 self._apply(event, events.fingerprint, now, effects)
                 if event.kind is Kind.CLEAR and self.whole:
                     break  # cold now, and what comes after it will be in the next load
@@ -533,14 +557,17 @@ class Replica(Generic[K, V]):
         if event.stamp == held:
             self.counts.duplicates += 1
             return
+        if event.kind in WITHOUT_CONTENT:
+            effects.append(self._doubt(key))
+            return
         try:
-            if fingerprint != self.rows.fingerprint or event.kind in (Kind.REREAD, Kind.FORGET):
-                raise ProtocolError("the content is not here to be read")
+            if fingerprint != self.rows.fingerprint:
+                raise ProtocolError("another schema")
             entity = self._content(event, key)
             if not self.clock.observe(event.stamp.time, now):
                 raise ProtocolError("written too far in the future")
         except ProtocolError:
-            self.counts.rejected += event.kind not in (Kind.REREAD, Kind.FORGET)
+            self.counts.rejected += 1
             effects.append(self._doubt(key))
             return
         current = self.table.live.get(key)
@@ -558,9 +585,9 @@ class Replica(Generic[K, V]):
         if self.table.same(current, entity):
             if entity is None:
                 # What is absent here and there may be so for another reason, so the stamp is not taken over: what
-                # was built on it would look clean. But there must be one, against the create before it.
-                if held is ABSENT:
-                    self._bury(key, event.stamp.version, self.clock.tick(now))
+                # was built on either would look clean.
+                version = max(held.version, event.stamp.version)
+                self._bury(key, version, self.clock.tick(now))
             elif event.stamp.time > held.time:
                 self.table.restamp(key, event.stamp)
             self.counts.ignored += 1
@@ -626,10 +653,6 @@ class Replica(Generic[K, V]):
             # Should that one still be alive, its next event looks like a gap.
             del self.vector[next(iter(self.vector))]
             self._overflowed = True
-
-
-_FOR_ALL: Final = (Kind.CLEAR, Kind.CONFIRM)
-"""Kinds of events that are about no key."""
 
 
 def _split(events: Events, until: Mapping[str, int] | None) -> tuple[Events | None, Events | None]:

@@ -7,7 +7,7 @@ change: equal sums mean equal content, in whatever order it came about.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
@@ -23,22 +23,29 @@ V = TypeVar("V")
 BUCKETS: Final = 1_024
 """A power of two. At a million rows a bucket that differs costs a thousand row hashes to look into."""
 
+MAX_TOMBSTONES: Final = 100_000
+"""Deleted keys remembered at most; about 20 MB."""
+
 MASK: Final = 2**64 - 1
 
 
 class Table(Generic[K, V]):
     """Entries by key. Knows no rule about which state is the newer one."""
 
-    __slots__ = ("_keys", "_rows", "buckets", "dead", "live", "root", "stamps")
+    __slots__ = ("_died", "_hashes", "_keys", "_rows", "buckets", "dead", "live", "root", "stamps")
 
     def __init__(self, keys: KeyCodec[K], rows: EntityCodec[V]) -> None:
         self._keys = keys
         self._rows = rows
         self.live: dict[K, V] = {}
         self.stamps: dict[K, Stamp] = {}
-        self.dead: dict[K, Stamp] = {}
+        self.dead: dict[K, Stamp] = {}  # in the order in which they died
         self.buckets: list[int] = [0] * BUCKETS
         self.root: int = 0
+        # What a row has added to the digest is kept: computed again from an entity that was mutated in
+        # place it would be another number, and the digest wrong for ever.
+        self._hashes: dict[K, int] = {}
+        self._died: dict[K, int] = {}  # hybrid times; a tombstone's stamp may be renewed
 
     def stamp(self, key: K) -> Stamp:
         """The stamp of what is held for the key, tombstones included; `ABSENT` if nothing is."""
@@ -47,52 +54,42 @@ class Table(Generic[K, V]):
     def put(self, key: K, entity: V, stamp: Stamp) -> None:
         """Hold this row. Raises `InvalidEntityError`, and changes nothing, if it has no bytes."""
         key_bytes = self._keys.encode(key)
-        gained = content_hash(key_bytes, self._rows.encode(entity))
-        self._count(key, key_bytes, gained)
-        self.dead.pop(key, None)
+        hashed = content_hash(key_bytes, self._rows.encode(entity))
+        self._count(key_bytes, hashed - self._hashes.get(key, 0))
+        self._hashes[key] = hashed
+        self._drop_tombstone(key)
         self.live[key] = entity
         self.stamps[key] = stamp
 
     def bury(self, key: K, stamp: Stamp) -> None:
-        """Hold a tombstone instead of a row."""
-        self._count(key, self._keys.encode(key), 0)
-        self.live.pop(key, None)
-        self.stamps.pop(key, None)
-        self.dead.pop(key, None)  # the newest tombstone stands last
+        """Hold a tombstone instead of a row; past `MAX_TOMBSTONES` the oldest goes."""
+        self._drop_row(key)
         self.dead[key] = stamp
+        self._died.setdefault(key, stamp.time)
+        if len(self.dead) > MAX_TOMBSTONES:
+            self._drop_tombstone(next(iter(self.dead)))
 
     def restamp(self, key: K, stamp: Stamp) -> None:
-        """The same content, known by a newer stamp."""
-        if key in self.live:
-            self.stamps[key] = stamp
-        elif key in self.dead:
-            self.dead[key] = stamp
+        """The same row, known by a newer stamp."""
+        self.stamps[key] = stamp
 
     def forget(self, key: K) -> None:
         """Hold nothing for the key, not even a tombstone."""
-        self._count(key, self._keys.encode(key), 0)
-        self.live.pop(key, None)
-        self.stamps.pop(key, None)
-        self.dead.pop(key, None)
+        self._drop_row(key)
+        self._drop_tombstone(key)
 
     def clear(self) -> None:
         """Hold nothing at all."""
-        self.live.clear()
-        self.stamps.clear()
-        self.dead.clear()
+        for held in (self.live, self.stamps, self.dead, self._hashes, self._died):
+            held.clear()
         self.buckets[:] = [0] * BUCKETS
         self.root = 0
 
-    def expire_tombstones(self, before: int, most: int) -> int:
-        """Drop tombstones older than a hybrid time, and the oldest beyond `most`; how many went."""
-        gone: list[K] = []
-        surplus = len(self.dead) - most
-        for key, stamp in self.dead.items():
-            if stamp.time >= before and len(gone) >= surplus:
-                break
-            gone.append(key)
+    def expire_tombstones(self, before: int) -> int:
+        """Drop the tombstones of rows that died before a hybrid time; how many went."""
+        gone = list(itertools.takewhile(lambda key: self._died[key] < before, self.dead))
         for key in gone:
-            del self.dead[key]
+            self._drop_tombstone(key)
         return len(gone)
 
     def bucket(self, key: K) -> int:
@@ -115,14 +112,17 @@ class Table(Generic[K, V]):
         yield from list(self.live)
         yield from list(self.dead)
 
-    def _count(self, key: K, key_bytes: bytes, gained: int) -> None:
-        held = self.live.get(key)
-        lost = 0
-        if held is not None:
-            # Should somebody have mutated the entity in place, the digest is off from here on, which the
-            # siblings notice; that must not keep the row from being replaced.
-            with contextlib.suppress(InvalidEntityError):
-                lost = content_hash(key_bytes, self._rows.encode(held))
+    def _drop_row(self, key: K) -> None:
+        hashed = self._hashes.pop(key, None)
+        if hashed is not None:
+            self._count(self._keys.encode(key), -hashed)
+            del self.live[key], self.stamps[key]
+
+    def _drop_tombstone(self, key: K) -> None:
+        self.dead.pop(key, None)
+        self._died.pop(key, None)
+
+    def _count(self, key_bytes: bytes, difference: int) -> None:
         bucket = key_hash(key_bytes) % BUCKETS
-        self.buckets[bucket] = (self.buckets[bucket] + gained - lost) & MASK
-        self.root = (self.root + gained - lost) & MASK
+        self.buckets[bucket] = (self.buckets[bucket] + difference) & MASK
+        self.root = (self.root + difference) & MASK

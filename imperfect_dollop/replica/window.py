@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["Load", "Window"]
 
@@ -22,9 +22,12 @@ MAX_TOUCHED: Final = 100_000
 class Load:
     """One read of the source that has begun. `began` is its hybrid time."""
 
-    __slots__ = ("began", "mark", "overtaken")
+    __slots__ = ("began", "doubtful", "mark", "overtaken")
 
     def __init__(self, mark: int, began: int) -> None:
+        self.doubtful: list[
+            Any
+        ] = []  # keys on which it is not believed, and differs from what is held
         self.overtaken: bool = False  # by a complete load
         self.mark: int = mark
         self.began: int = began

@@ -171,7 +171,9 @@ def test_only_who_is_cold_and_of_our_schema_is_waited_for(other: dict[str, Any] 
 
 def test_whether_somebody_loads_everything() -> None:
     members = fleet(b={"phase": Phase.LOADING}, c={"phase": Phase.REFRESHING})
-    assert members.loading("rows")
-    assert members.loading("rows", Phase.REFRESHING)
-    assert not members.loading("others")
-    assert not fleet(b={}, c=None).loading("rows")
+    ours = READY.fingerprint
+    assert members.loading("rows", ours)
+    assert members.loading("rows", ours, Phase.REFRESHING)
+    assert not members.loading("others", ours)
+    assert not members.loading("rows", "theirs")
+    assert not fleet(b={}, c=None).loading("rows", ours)

@@ -124,7 +124,7 @@ async def test_the_source_is_away_at_the_start() -> None:
     source.failure = OSError("no route to host")
     async with repository(source) as repo:
         assert repo.state == "cold"
-        with pytest.raises(NotReadyError, match=r"no route to host.*repeated by itself") as raised:
+        with pytest.raises(NotReadyError, match=r"no route to host.*tried again") as raised:
             await repo.get(1)
         assert isinstance(raised.value.__cause__, SourceUnavailableError)
         assert isinstance(raised.value.__cause__.__cause__, OSError)

@@ -360,7 +360,7 @@ ALL = SchoolSource()
         ),
         ({"source": READS}, "no create, update, delete.* read_only=True"),
         ({"source": functions("load_all", "create", "update")}, "no delete.* read_only=True"),
-        ({"source": None}, "no load_all"),
+        ({"source": None}, "None is no source"),
         ({"key": "student_id"}, "no attribute 'student_id'; it declares id, name, city, version"),
         ({"key": ("id", "school")}, "no attribute 'school'"),
         ({"key": ("id",)}, "a composite key has at least two attributes"),
@@ -443,7 +443,7 @@ async def enter(build: Callable[[], Awaitable[Node] | Node]) -> None:
         (lambda: Node("memory://", *repositories("a", "b", "a")), "named a: give them a name="),
         (lambda: Node("memory://", "students"), "takes repositories, not 'students'"),  # type: ignore[arg-type]
         (lambda: Node("memory://", startup="later"), "startup='later' is none of background, wait"),  # type: ignore[arg-type]
-        (lambda: Node("memory://", namespace=""), "namespace must not be empty"),
+        (lambda: Node("memory://", namespace=""), "namespace must be 1 to 256 characters"),
         (lambda: Node("memory://", heartbeat=0), "heartbeat"),
         (lambda: Node("memory://", outbox=0), "outbox"),
         (lambda: Node("memory://", offer_wait=-1), "the waits not below"),
