@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_type
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from imperfect_dollop import FunctionSource, Info, Node, Repository, State, Stats
+from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +51,8 @@ async def composite() -> None:
     source: FunctionSource[tuple[int, str], Student] = FunctionSource(load_all=load_all)
     students = Repository(Student, source=source, key=key, read_only=True)
     assert_type(students, Repository[tuple[int, str], Student])
+
+
+def bound(engine: AsyncEngine, row: type[object]) -> None:
+    students: Repository[int, Student] = Repository(Student, source=SQLAlchemySource(engine, row))
+    assert_type(students.peek(1), Student | None)
