@@ -49,7 +49,7 @@ class Node:
     namespace:
         nodes of different namespaces do not see each other.
     name:
-        for people: shown to the other nodes, in logs and figures. By default host and process.
+        for people: shown to the other nodes, in logs and figures. By default host, process and a suffix.
     heartbeat:
         seconds between heartbeats: how fast a lost event is noticed. The same on all nodes.
     startup:
@@ -110,7 +110,7 @@ class Node:
             check_url(broker)
         self.repositories = repositories
         self.namespace = namespace
-        self.name: str = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.name: str = name or f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"
         self._broker = broker
         self._heartbeat = heartbeat
         self._startup = startup

@@ -9,7 +9,7 @@ from . import main
 from .options import add_arguments, options_of
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = argparse.ArgumentParser(
         prog="python -m imperfect_dollop.demo",
         description="Show, with checks that can fail, what the library does.",
     )

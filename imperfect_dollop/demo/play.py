@@ -25,7 +25,7 @@ class Demo:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.report = Report([Step(title) for title, _ in STEPS])
+        self.report: Report = Report([Step(title) for title, _ in STEPS])
         self.cluster: Cluster | None = None
 
     async def run(self) -> Report:

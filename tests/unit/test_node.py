@@ -329,7 +329,7 @@ async def test_the_broker_comes_after_the_start() -> None:
         outage.__exit__(None, None, None)
         await eventually(lambda: other.repository.peek(1) == ada)
         await eventually(lambda: one.repository.state == other.repository.state == "ready")
-        assert len(one.node.members) == len(other.node.members) == 2
+        await eventually(lambda: len(one.node.members) == len(other.node.members) == 2)
 
 
 # -- writes ----------------------------------------------------------------------------------------
