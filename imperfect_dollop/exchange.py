@@ -47,6 +47,7 @@ class Joining:
         self._joiner: Joiner[Any, Any] = Joiner(replica)
         self._arrivals = anyio.Event()
         self.address: str = ""
+        self.donor: str = ""
         self._scope = anyio.CancelScope()
 
     def arrived(self) -> None:
@@ -61,7 +62,7 @@ class Joining:
     async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         """Take a snapshot from `donor`; ``None`` if nothing came of it."""
         replica, joiner = self._replica, self._joiner
-        self.address = address
+        self.address, self.donor = address, donor
         buckets = joiner.begin(address)
         with anyio.CancelScope() as self._scope:
             try:

@@ -159,7 +159,8 @@ class Membership:
 
     async def flushed(self) -> None:
         """Wait until everything queued so far, at least, was handed to the broker."""
-        while any(seat.unsent for seat in self._seats.values()):
+        goals = [(seat, seat.published) for seat in self._seats.values()]
+        while any(seat.handed_over < goal for seat, goal in goals):
             if self.closed:
                 raise ClosedError(f"{self.name} was closed before everything was sent")
             await self._progress.wait()
@@ -306,7 +307,7 @@ class Membership:
     def _gone(self, origin: str, name: str) -> None:
         logger.info("%s: %s has gone", self.name, name)
         for seat in self._seats.values():
-            seat.replica.left(origin)
+            seat.gone(origin)
         self._pulse()
 
     def _pulse(self) -> None:

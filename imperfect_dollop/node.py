@@ -16,6 +16,7 @@ from .broker import Broker
 from .brokers import check_url, from_url
 from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, NotReadyError
 from .membership import Membership
+from .replica.messages import MAX_REPOSITORIES
 from .repository import DRAIN_SECONDS, Repository
 from .seat import Seat
 from .supervisor import Supervisor
@@ -86,6 +87,10 @@ class Node:
             isinstance(broker, type) or not callable(getattr(broker, "connect", None))
         ):
             raise ConfigurationError(f"broker={broker!r} is neither a URL nor a broker")
+        if len(repositories) > MAX_REPOSITORIES:
+            raise ConfigurationError(
+                f"{len(repositories)} repositories; a node has at most {MAX_REPOSITORIES}"
+            )
         names = [repository.name for repository in repositories]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

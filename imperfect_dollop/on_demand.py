@@ -79,7 +79,7 @@ class Ages(Generic[K, V]):
 
     def _bound(self) -> None:
         live = self._replica.table.live
-        while self._max_entries is not None and len(live) > self._max_entries:
+        while self._rows and self._max_entries is not None and len(live) > self._max_entries:
             oldest, _ = self._rows.popitem(last=False)
             if oldest in live:  # else an event has removed it already
                 self._replica.forget(oldest)

@@ -19,14 +19,19 @@ MAX_BATCH_BYTES = 1 << 20
 """Content of one message, about: an eighth of what a receiver accepts, and one entity may come on top."""
 
 
+MAX_BYTES = 64 << 20
+"""Content of all events that wait."""
+
+
 class Outbox:
     """The events of one repository that are still to be sent; at most `limit` of them."""
 
-    __slots__ = ("_waiting", "limit", "merged", "skipped")
+    __slots__ = ("_size", "_waiting", "limit", "merged", "skipped")
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
         self._waiting: deque[Event] = deque()
+        self._size = 0
         self.skipped: int = 0
         self.merged: int = 0
 
@@ -36,12 +41,14 @@ class Outbox:
     def add(self, event: Event) -> None:
         """Queue one event."""
         self._waiting.append(event)
-        if len(self._waiting) > self.limit:
+        self._size += _bytes(event)
+        if len(self._waiting) > self.limit or self._size > MAX_BYTES:
             self._merge()
             # Room for a while, or every event to come would merge again; one event that is given
             # up costs the siblings as much as many.
-            while len(self._waiting) > self.limit - self.limit // 10:
-                self._waiting.popleft()
+            room, bytes_left = self.limit - self.limit // 10, MAX_BYTES - MAX_BYTES // 10
+            while len(self._waiting) > room or self._size > bytes_left:
+                self._size -= _bytes(self._waiting.popleft())
                 self.skipped += 1
 
     def batch(self) -> tuple[list[Event], int]:
@@ -50,8 +57,9 @@ class Outbox:
         size = 0
         while self._waiting and len(events) < MAX_BATCH and size < MAX_BATCH_BYTES:
             event = self._waiting.popleft()
-            size += len(event.content or b"") + len(event.key)
+            size += _bytes(event)
             events.append(event)
+        self._size -= size
         skipped, self.skipped = self.skipped, 0
         return events, skipped
 
@@ -70,3 +78,8 @@ class Outbox:
                 last[event.key] = len(kept)
             kept.append(event)
         self._waiting = deque(kept)
+        self._size = sum(map(_bytes, kept))
+
+
+def _bytes(event: Event) -> int:
+    return len(event.content or b"") + len(event.key)

@@ -282,6 +282,7 @@ class Repository(Generic[K, V]):
             await session.upkeep.warm()
             if max_staleness is not None:
                 await self._not_older(session, key, max_staleness)
+                await session.upkeep.warm()  # everything may have been dropped meanwhile
             entity = session.replica.table.live.get(key)
             if entity is None:
                 self._keys.encode(key)  # a key of another type is a mistake, not an absent row
@@ -510,8 +511,8 @@ class Repository(Generic[K, V]):
         """Read a row of the whole set again if it is older than that."""
         age = session.upkeep.age
         written = session.replica.known_since(key)
-        if written:
-            age = min(time.time() - seconds(written), age if age is not None else float("inf"))
+        if written and (elapsed := time.time() - seconds(written)) >= 0:  # else a clock was set
+            age = elapsed if age is None else min(age, elapsed)
         if age is not None and age <= max_staleness:
             return
         try:
@@ -563,7 +564,7 @@ class Repository(Generic[K, V]):
             raise ReadOnlyError(f"{self.name} was declared read_only=True")
         if self._options.preload:
             await session.upkeep.warm()
-        return session
+        return self._open()
 
     def _need_whole(self, what: str) -> None:
         if not self._options.preload:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -47,7 +48,8 @@ class Seat:
         self.donating: int = 0
         self._supervisor = supervisor
         self._offer_wait = offer_wait
-        self._batch: Events | None = None  # numbered, and not known to have been sent
+        self._batches: deque[Events] = deque()  # numbered, and not known to have been sent
+        self._published = 0
         self._joining: Joining | None = None
 
     @property
@@ -60,28 +62,45 @@ class Seat:
     @property
     def unsent(self) -> int:
         """Events that the broker has not taken yet."""
-        return len(self.outbox) + (len(self._batch.events) if self._batch is not None else 0)
+        return len(self.outbox) + sum(len(batch.events) for batch in self._batches)
+
+    @property
+    def published(self) -> int:
+        """Events that were ever queued."""
+        return self._published
+
+    @property
+    def handed_over(self) -> int:
+        """Events that no longer wait."""
+        return self._published - self.unsent
 
     def publish(self, event: Event) -> None:
         """Queue an event for the siblings."""
         self.outbox.add(event)
+        self._published += 1
         self.membership.wake()
 
     def next_batch(self) -> Events | None:
         """What to send next: the same again until `sent` is called."""
-        if self._batch is None:
-            events, skipped = self.outbox.batch()
-            self.replica.skip(skipped)
-            if not events:
-                return None
-            self._batch = self.replica.pack(self.name, events)
-        return self._batch
+        if not self._batches:
+            self._number()
+        return self._batches[0] if self._batches else None
 
     def sent(self) -> None:
         """The broker has taken the batch."""
-        if self._batch is not None:
-            self.session.stats.events_sent += len(self._batch.events)
-            self._batch = None
+        self.session.stats.events_sent += len(self._batches.popleft().events)
+
+    def _number(self) -> bool:
+        """Pack the next events that wait; False if none do."""
+        events, skipped = self.outbox.batch()
+        self.replica.skip(skipped)
+        if events:
+            self._batches.append(self.replica.pack(self.name, events))
+        return bool(events)
+
+    def _number_all(self) -> None:
+        while self._number():
+            pass
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -102,6 +121,12 @@ class Seat:
         """A donor does not give."""
         if self._joining is not None and refuse.address == self._joining.address:
             self._joining.refused(refuse.reason)
+
+    def gone(self, origin: str) -> None:
+        """A member has left."""
+        self.replica.left(origin)
+        if self._joining is not None and self._joining.donor == origin:
+            self._joining.refused("it has left")
 
     async def _answer(self, take: Take) -> None:
         try:
@@ -131,7 +156,7 @@ class Seat:
             replica,
             take,
             clean=lambda: self.session.upkeep.clean and not replica.cold,
-            sent=lambda: self.unsent == 0,
+            number=self._number_all,
         )
         await give(link, donor, take.address)
 

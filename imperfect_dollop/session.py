@@ -16,7 +16,7 @@ from .loading import KeyLoads
 from .on_demand import Ages
 from .replica.messages import Event, Events, Phase, RepositoryState
 from .replica.replica import Replica
-from .replica.stamp import seconds
+from .replica.stamp import at, seconds
 from .sourcing import Reader
 from .stats import Info, State, Stats
 from .supervisor import Supervisor
@@ -128,6 +128,7 @@ class Session(Generic[K, V]):
             max_entries=options.max_entries,
         )
         held = _ignore if options.preload else self.ages.held
+        self.upkeep.on_reread = held
         self.loads: KeyLoads[K, V] = KeyLoads(
             self.replica,
             reader,
@@ -199,10 +200,8 @@ class Session(Generic[K, V]):
         """Forget what no longer matters, now and then; never returns."""
         while True:
             await anyio.sleep(SWEEP_SECONDS)
-            own = self.replica.clock.time
-            self.replica.sweep(
-                time.time(), own if self._siblings is None else self._siblings.horizon()
-            )
+            now = time.time()
+            self.replica.sweep(now, at(now) if self._siblings is None else self._siblings.horizon())
 
     def state_for(self, members: Collection[str]) -> RepositoryState:
         """What this node's heartbeat says of this repository."""
@@ -211,6 +210,7 @@ class Session(Generic[K, V]):
             repository=self.name,
             fingerprint=replica.rows.fingerprint,
             phase=self.upkeep.phase,
+            whole=replica.whole,
             clean=self.upkeep.clean,
             sequence=replica.sequence,
             progress=replica.progress(members),
@@ -229,7 +229,7 @@ class Session(Generic[K, V]):
         upkeep = self.upkeep
         if self.replica.cold:
             return State.LOADING if upkeep.trying else State.COLD
-        if apart or upkeep.failure is not None or upkeep.missing is not None:
+        if apart or upkeep.failure is not None or upkeep.incomplete:
             return State.DEGRADED
         return State.READY
 

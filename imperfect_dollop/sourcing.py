@@ -66,6 +66,11 @@ class Reader(Generic[K, V]):
         self._timeout = timeout
         self._abandoned: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks weakly
 
+    @property
+    def by_key(self) -> bool:
+        """Whether single rows can be read."""
+        return bool(self._able & {"load", "load_many"})
+
     # -- entities --------------------------------------------------------------------------------
 
     def key_of(self, entity: V, whence: str) -> K:

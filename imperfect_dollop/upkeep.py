@@ -48,6 +48,9 @@ MAX_DOUBTS: Final = 10_000
 REREAD_BATCH: Final = 200
 """Keys read again in one call of the source."""
 
+MAX_CANCELLED: Final = 1_000
+"""Callers that have gone, before the queues are cleared of them."""
+
 MAX_DETOURS: Final = 3
 """Siblings' copies that may turn out useless before the source is asked out of turn."""
 
@@ -116,10 +119,14 @@ class Upkeep(Generic[K, V]):
         self._doubts: dict[K, None] = {}
         self._asked: list[asyncio.Future[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self._cancelled = 0  # waiters that are still in their queue
         self._attempted = asyncio.Event()
         self.trying: bool = True  # an attempt to fill is under way, or the first has yet to begin
+        self._tell = False  # what the comparison finds is news to the siblings too
         self._once_more = False  # cleared while an attempt was under way
         self.missing: str | None = None  # why everything has to be compared
+        self._comparing = False  # because something was missing
+        self.on_reread: Callable[[Any], None] = lambda key: None
         self.failure: DollopError | None = None  # the last, while nothing has succeeded since
         self.phase: Phase = Phase.COLD
         self.failures: int = 0  # attempts to fill that failed
@@ -136,7 +143,12 @@ class Upkeep(Generic[K, V]):
     @property
     def clean(self) -> bool:
         """Whether nothing is known to be wrong with what is held."""
-        return self.missing is None and not self._doubts
+        return not self.incomplete and not self._doubts
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether everything has to be compared, or is being compared."""
+        return self.missing is not None or self._comparing
 
     @property
     def age(self) -> float | None:
@@ -160,9 +172,7 @@ class Upkeep(Generic[K, V]):
         Raises `NotReadyError` if it fails.
         """
         if self.replica.cold:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
+            await self._wait_in(self._waiting)
 
     async def warm(self) -> None:
         """Wait until the set is complete; for no longer than the attempt that is under way.
@@ -206,8 +216,9 @@ class Upkeep(Generic[K, V]):
             self.resync("keys are in doubt that cannot be read one by one")
         self._wake.set()
 
-    def resync(self, reason: str) -> None:
-        """Compare everything with the source."""
+    def resync(self, reason: str, *, tell: bool = False) -> None:
+        """Compare everything with the source; `tell` the siblings what differs."""
+        self._tell = self._tell or tell
         if not self.replica.whole:
             self._doubts.clear()
             self.on_doubt_of_all()
@@ -229,10 +240,21 @@ class Upkeep(Generic[K, V]):
 
     async def refresh(self) -> None:
         """Load everything, beginning after this call; raises what that load raises."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._asked.append(waiter)
         self._wake.set()
-        await waiter
+        await self._wait_in(self._asked)
+
+    async def _wait_in(self, queue: list[asyncio.Future[None]]) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter.cancelled():
+                self._cancelled += 1
+                if self._cancelled > MAX_CANCELLED:
+                    self._cancelled = 0
+                    for waiting in (self._asked, self._waiting):
+                        waiting[:] = [other for other in waiting if not other.done()]
 
     def donor_appeared(self) -> None:
         """A sibling has become ready; a cold replica need not wait for its source any longer."""
@@ -304,6 +326,10 @@ class Upkeep(Generic[K, V]):
             self.source_failed(failure or NotReadyError(f"{self.name}: nothing could be loaded"))
             for waiter in self._take_waiting():
                 waiter.set_exception(self.not_ready())
+            asked, self._asked = self._asked, []
+            for waiter in asked:
+                if not waiter.done():
+                    waiter.set_exception(self.not_ready())
             return
         self.failures = 0
         self.on_warm()
@@ -328,9 +354,10 @@ class Upkeep(Generic[K, V]):
                     self.source_answered()
                 else:
                     fallback = functools.partial(place, self._owner)
-                    await self._load_cold(functools.partial(self._reader.rows_of, fallback))
+                    await self._load_cold(
+                        functools.partial(self._reader.rows_of, fallback), known=False
+                    )
                     # Nobody knows how old these are, so the source is asked as soon as it answers.
-                    self.replica.confirmed = 0
                     self.resync("filled by a bootstrap function, not by the source")
             except DollopError as error:
                 failure = error
@@ -359,9 +386,13 @@ class Upkeep(Generic[K, V]):
         self.take(effects)
         return not self.replica.cold
 
-    async def _load_cold(self, read: Callable[[], Awaitable[dict[K, V]]]) -> None:
+    async def _load_cold(
+        self, read: Callable[[], Awaitable[dict[K, V]]], *, known: bool = True
+    ) -> None:
         replica = self.replica
         load = replica.begin_cold_load(time.time())
+        if not known:
+            load.began = 0
         self._set_phase(Phase.LOADING)
         try:
             self._stats.full_loads += 1
@@ -387,8 +418,10 @@ class Upkeep(Generic[K, V]):
         replica = self.replica
         asked, self._asked = self._asked, []
         missing, self.missing = self.missing, None
+        tell, self._tell = self._tell, False
+        self._comparing = missing is not None
         # Where events were missed, the differences are news to this node only; unless somebody asked.
-        siblings = self._siblings if missing is None or asked else None
+        siblings = self._siblings if missing is None or asked or tell else None
         load = replica.begin_load(time.time())
         self._set_phase(Phase.REFRESHING)
         error: DollopError | None = ClosedError(f"{self.name}: closed while it was loaded")
@@ -402,18 +435,23 @@ class Upkeep(Generic[K, V]):
                 await anyio.lowlevel.checkpoint()
             self.doubt(load.doubtful)
             if replica.window.overrun(load):
+                self._asked, asked = [*asked, *self._asked], []
                 self.missing = self.missing or "too much was written during the load"
             elif siblings is not None:
                 siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
             error = None
             self.source_answered()
+            _ = self.age  # noted now, while the wall clock is the one of the load
         except DollopError as failure:
             error = failure
             self._stats.load_failures += 1
-            self.missing = self.missing or missing
             self.source_failed(failure)
         finally:
+            if error is not None:
+                self.missing = self.missing or missing
+                self._tell = self._tell or tell
             replica.end_load(load)
+            self._comparing = False
             if not replica.cold:
                 self._set_phase(Phase.READY)
             for waiter in asked:
@@ -427,7 +465,8 @@ class Upkeep(Generic[K, V]):
     async def reread(self, keys: Sequence[K]) -> None:
         """Read keys again and publish what differs from what is held.
 
-        Raises what the read raises; of several keys, what is wrong with one does not keep the others.
+        Raises what the read raises; of several keys, what is wrong with one does not keep the others,
+        and is tried again later.
         """
         if not self._can_reread:
             await self.refresh()
@@ -438,8 +477,10 @@ class Upkeep(Generic[K, V]):
             if len(keys) == 1:
                 raise
             for key in keys:
-                with contextlib.suppress(InvalidEntityError):
+                try:
                     await self._reread_together([key])
+                except InvalidEntityError:
+                    self.doubt([key])
 
     async def _reread_together(self, keys: Sequence[K]) -> None:
         replica = self.replica
@@ -451,6 +492,7 @@ class Upkeep(Generic[K, V]):
                 counts, event = replica.loaded(load, key, found.get(key))
                 if counts:
                     self._doubts.pop(key, None)
+                    self.on_reread(key)
                 else:  # an event has overtaken the load: once more
                     self.doubt([key])
                 if event is not None and self._siblings is not None:

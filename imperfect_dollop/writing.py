@@ -65,6 +65,7 @@ class Writer(Generic[K, V]):
         self._held = held
         self._keep = keep
         self._locks: weakref.WeakValueDictionary[K, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._closed = False
         self._under_way: set[asyncio.Future[Any]] = set()
 
     async def create(self, entity: V) -> V:
@@ -84,12 +85,15 @@ class Writer(Generic[K, V]):
         await self._carry_through(lambda: self._delete(key))
 
     async def drained(self) -> None:
-        """Wait until no write is under way."""
+        """Begin no more writes, and wait until none is under way."""
+        self._closed = True
         while self._under_way:
             await asyncio.wait(self._under_way)
 
     async def _carry_through(self, work: Callable[[], Awaitable[R]]) -> R:
         """Run `work` in the background and wait for it; only the waiting can be cancelled."""
+        if self._closed:
+            raise ClosedError(f"{self._reader.name} is closed")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         outcome: asyncio.Future[R] = loop.create_future()
@@ -126,6 +130,7 @@ class Writer(Generic[K, V]):
     ) -> V:
         what = kind.name.lower()
         async with self._in_turn(key):
+            await self._warm()
             write = self._replica.begin_write(key)
             try:
                 # What cannot be sent to siblings must not be committed either.
@@ -142,11 +147,9 @@ class Writer(Generic[K, V]):
 
     async def _delete(self, key: K) -> None:
         async with self._in_turn(key):
+            await self._warm()
+            version = await self._version(key)
             write = self._replica.begin_write(key)
-            held = self._replica.table.live.get(key)
-            version = (
-                self._reader.version_of(held) if self._versioned and held is not None else None
-            )
             delete = self._reader.source.delete
             try:
                 self._replica.keys.encode(key)
@@ -157,18 +160,36 @@ class Writer(Generic[K, V]):
             self._shown(key, event)
         await self._settle(key, effects)
 
+    async def _warm(self) -> None:
+        """Everything may have been dropped since the caller asked, or while it waited for its turn."""
+        if self._replica.whole:
+            await self._upkeep.warm()
+
+    async def _version(self, key: K) -> int | None:
+        """The version to delete: what is held here, else what the source has now."""
+        if not self._versioned:
+            return None
+        held = self._replica.table.live.get(key)
+        if held is None:
+            if not self._reader.by_key:
+                return None
+            held = (await self._reader.load_many([key])).get(key)
+            if held is None:
+                raise EntityNotFoundError(f"{self._reader.name} has no row with the key {key!r}")
+        return self._reader.version_of(held)
+
     async def _called(self, what: str, key: K | None, call: Callable[[], Awaitable[R]]) -> R:
         """Call the source; after any failure what it holds for the key is not known."""
         try:
             about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
-            result = await self._reader.write(about, call, lambda: self._doubt(key))
+            result = await self._reader.write(about, call, lambda: self._unknown(key, what))
         except (ConflictError, EntityExistsError, EntityNotFoundError, InvalidEntityError) as error:
             self._stats.conflicts += isinstance(error, ConflictError)
             self._doubt(key)
             raise
         except DollopError as error:
             self._upkeep.source_failed(error)
-            self._doubt(key)
+            self._unknown(key, what)
             raise
         self._upkeep.source_answered()
         self._stats.writes += 1
@@ -191,7 +212,7 @@ class Writer(Generic[K, V]):
                 self._publish(self._replica.announce(Kind.REREAD, some, time.time()))
                 self._doubt(some)
             if not known:
-                self._upkeep.resync(f"a {what} has returned something unusable")
+                self._unknown(None, what)
             raise
         return stored_key
 
@@ -202,6 +223,15 @@ class Writer(Generic[K, V]):
     def _doubt(self, key: K | None) -> None:
         if key is not None:
             self._upkeep.take(self._replica.unsure(key))
+
+    def _unknown(self, key: K | None, what: str) -> None:
+        """Whether the source has done it is not known."""
+        if key is None:
+            self._upkeep.resync(
+                f"a {what} may have been committed, under what key is not known", tell=True
+            )
+        else:
+            self._doubt(key)
 
     async def _settle(self, key: K, effects: list[Effect]) -> None:
         """A rival's event came in between: let the source say what is there before returning."""

@@ -77,10 +77,10 @@ class Members:
         return min((member.beat.time for member in self.alive.values()), default=own)
 
     def copies(self, repository: str, fingerprint: str) -> Iterator[tuple[str, RepositoryState]]:
-        """What the others say of a repository, where they mean the same by it."""
+        """What the others say of a repository, where they mean the same by it and hold it whole."""
         for origin, member in self.alive.items():
             state = member.state(repository)
-            if state is not None and state.fingerprint == fingerprint:
+            if state is not None and state.whole and state.fingerprint == fingerprint:
                 yield origin, state
 
     def donor(

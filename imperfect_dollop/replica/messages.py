@@ -20,6 +20,7 @@ __all__ = [
     "MAX_BATCH",
     "MAX_ENTITY",
     "MAX_MESSAGE",
+    "MAX_REPOSITORIES",
     "WITHOUT_CONTENT",
     "Chunk",
     "Event",
@@ -49,6 +50,9 @@ MAX_ENTITY: Final = 1 << 20
 
 MAX_BATCH: Final = 500
 """Events in one message: past that a larger message gains nothing and holds the loop for longer."""
+
+MAX_REPOSITORIES: Final = 1_000
+"""Repositories of a node: what one heartbeat can tell of."""
 
 Name = Annotated[str, msgspec.Meta(max_length=256)]
 Word = Annotated[int, msgspec.Meta(ge=0)]
@@ -116,12 +120,13 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
 
     `sequence` is the number of the last event sent, `progress` a hash of how far all others' events were
     taken in, `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
-    `clean` is false while something is known to be missing.
+    `clean` is false while something is known to be missing. `whole`: every row is held.
     """
 
     repository: Name
     fingerprint: Name
     phase: Phase
+    whole: bool
     clean: bool
     sequence: Int63
     progress: Word
@@ -139,7 +144,7 @@ class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):
     number: Int63
     time: Int63
     leaving: bool
-    repositories: Annotated[list[RepositoryState], msgspec.Meta(max_length=1_000)]
+    repositories: Annotated[list[RepositoryState], msgspec.Meta(max_length=MAX_REPOSITORIES)]
 
 
 class Take(msgspec.Struct, array_like=True, frozen=True, tag="t"):

@@ -61,8 +61,11 @@ V = TypeVar("V")
 SLICE: Final = 500
 """Rows taken over in one go; between two slices the event loop gets its turn."""
 
-MAX_BUFFERED: Final = 100_000
-"""Events kept while cold. More, and the replica starts by resyncing."""
+MAX_BUFFERED: Final = 64 << 20
+"""Bytes of events kept while cold. More, and the replica starts by resyncing."""
+
+EVENT_BYTES: Final = 500
+"""What an event takes beyond its content, roughly."""
 
 MAX_PROVEN: Final = 10_000
 """Keys whose re-read is remembered, see `Replica.loaded`."""
@@ -165,6 +168,7 @@ class Replica(Generic[K, V]):
         self._proven: OrderedDict[K, int] = (
             OrderedDict()
         )  # when a key was read again, and found the same
+        self.written: int = 0  # writes of this node that were committed
         self.resets: int = 0  # times that everything was dropped
         self._proven_before = 0
         self._buffer: list[Events] | None = None
@@ -172,7 +176,7 @@ class Replica(Generic[K, V]):
         self._overflowed = False
         self._tail: dict[str, int] = {}  # the last event buffered, by origin
         self._settle = settle
-        self._patience = settle
+        self._patience: dict[str, float] = {}  # by peer: seconds for which digests may differ
         self._differs: dict[
             str, float
         ] = {}  # peers with equal progress and another digest, since when
@@ -193,6 +197,7 @@ class Replica(Generic[K, V]):
         self, write: Write, kind: Kind, key: K, entity: V | None, now: float
     ) -> tuple[Event, list[Effect]]:
         """The source has committed; show it here, and make the event for the siblings."""
+        self.written += 1
         held = self.table.stamp(key)
         base = write.base
         if base is None:  # only now is the key known
@@ -200,8 +205,10 @@ class Replica(Generic[K, V]):
         version = base.version if entity is None else self.version_of(entity)
         stamp = Stamp(version, self.clock.tick(now), self.origin)
         event = self._event(kind, key, entity, stamp, base)
+        # Of a key that was not held (on demand) an event leaves no stamp.
+        unseen = held is not ABSENT or self.whole or self.window.untouched(key, write.load)
         self.window.touch(key)
-        if base == held:
+        if base == held and unseen:
             self._hold(key, entity, stamp)
             return event, []
         current = self.table.live.get(key)
@@ -437,11 +444,12 @@ class Replica(Generic[K, V]):
         if len(self._tail) > MAX_ORIGINS:
             del self._tail[next(iter(self._tail))]
             self._overflowed = True
-        if self._buffered + len(events.events) > MAX_BUFFERED:
+        size = sum(EVENT_BYTES + len(event.content or b"") for event in events.events)
+        if self._buffered + size > MAX_BUFFERED:
             self._overflowed = True
             return []
         self._buffer.append(events)
-        self._buffered += len(events.events)
+        self._buffered += size
         return []
 
     def lost(self, reason: str) -> list[Effect]:
@@ -472,6 +480,7 @@ class Replica(Generic[K, V]):
             return [self.gap(f"{missing} events of {origin} did not arrive")] if known else []
         comparable = (
             self.whole
+            and peer.whole
             and peer.clean
             and peer.phase is Phase.READY
             and peer.fingerprint == self.rows.fingerprint
@@ -479,20 +488,22 @@ class Replica(Generic[K, V]):
         )
         if not comparable or peer.digest == self.table.root:
             if comparable:
-                self._patience = self._settle
+                self._patience.pop(origin, None)
             self._differs.pop(origin, None)
             return []
         since = self._differs.setdefault(origin, now)
-        if now - since < self._patience:
+        patience = self._patience.get(origin, self._settle)
+        if now - since < patience:
             return []
         # If loading again does not help (a row that no two reads see alike), ask ever more rarely.
-        self._patience *= 2
+        self._patience[origin] = 2 * patience
         self._differs.clear()
         return [self.gap(f"digest differs from {origin}'s")]
 
     def left(self, origin: str) -> None:
         """A member is gone."""
         self._differs.pop(origin, None)
+        self._patience.pop(origin, None)
 
     def progress(self, members: Collection[str]) -> int:
         """A hash of how far the events of `members` and our own were taken in."""

@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 from ..errors import ProtocolError
 from .messages import Chunk, DeadRow, Footer, Header, LiveRow, Take, decode_frame, encode
 from .replica import Cleared, Effect, Replica
-from .stamp import ABSENT, Stamp
+from .stamp import ABSENT, Stamp, at
 from .table import BUCKETS
 
 __all__ = ["Donor", "Joiner"]
@@ -33,8 +33,8 @@ SORT_SLICE: Final = 2_000
 class Donor(Generic[K, V]):
     """Makes the frames of one snapshot.
 
-    `clean` is asked at the end whether the copy can be vouched for, `sent` whether every event of
-    this node has its number: else the vector would not cover what the digest does.
+    `clean` is asked at the end whether the copy can be vouched for, `number` gives every
+    event of this node its number, or the vector would not cover what the digest does.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Donor(Generic[K, V]):
         replica: Replica[K, V],
         take: Take,
         clean: Callable[[], bool],
-        sent: Callable[[], bool] = lambda: True,
+        number: Callable[[], object] = lambda: None,
     ) -> None:
         self._replica = replica
         self._take = take
         self._clean = clean
-        self._sent = sent
+        self._number = number
 
     def frames(self) -> Iterator[bytes | None]:
         """The frames in order; ``None`` only gives the event loop its turn.
@@ -87,8 +87,7 @@ class Donor(Generic[K, V]):
                 chunk = _ChunkMaker(replica)
         if chunk.buckets:
             yield encode(chunk.made(self._vector(), more=False))
-        while not self._sent():
-            yield None
+        self._number()
         table = replica.table
         yield encode(Footer(self._vector(), table.root, len(table.live), self._clean()))
 
@@ -137,6 +136,7 @@ class Joiner(Generic[K, V]):
         self._address = ""
         self._header: Header | None = None
         self._confirmed: int | None = None
+        self._written = replica.written
         self._latest = 0  # the latest time in any of it
         self._played: set[K] = set()  # keys that came with events only
         self.footer: Footer | None = None
@@ -184,10 +184,14 @@ class Joiner(Generic[K, V]):
 
     def _finish(self, now: float) -> list[Effect] | None:
         footer, replica = self.footer, self._replica
-        if footer is None or not replica.clock.observe(self._latest, now):
-            return None
+        if footer is None or replica.written != self._written:
+            return None  # what was written here meanwhile may have been written over
+        effects: list[Effect] = []
+        if not replica.clock.observe(self._latest, now):
+            effects.append(replica.gap("the copy has times in the future"))
+            self._back_to(now)
         replica.confirmed = self._confirmed or 0
-        effects = replica.replay(now, until=footer.vector, covered=self._covered)
+        effects += replica.replay(now, until=footer.vector, covered=self._covered)
         if replica.table.root != footer.digest or len(replica.table.live) != footer.entities:
             return None
         effects += replica.replay(now, covered=self._covered)
@@ -196,6 +200,19 @@ class Joiner(Generic[K, V]):
         if not footer.clean:
             effects.append(replica.gap("the donor does not vouch for its copy"))
         return effects + replica.go_warm()
+
+    def _back_to(self, now: float) -> None:
+        """Some clock was wrong once. Whoever has such a time as a base is in doubt, and no more than that."""
+        table, clock = self._replica.table, self._replica.clock
+        limit = at(now)
+        for key, stamp in [*table.stamps.items(), *table.dead.items()]:
+            if stamp.time > limit:
+                own = Stamp(stamp.version, clock.tick(now), self._replica.origin)
+                if key in table.live:
+                    table.restamp(key, own)
+                else:
+                    table.bury(key, own)
+        self._confirmed = min(self._confirmed or 0, limit)
 
     def _open(self, header: Header) -> None:
         if self._header is not None:

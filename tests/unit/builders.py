@@ -136,6 +136,7 @@ def state(
         "rows",
         replica.rows.fingerprint,
         phase,
+        replica.whole,
         clean,
         replica.sequence,
         replica.progress(list(members)),

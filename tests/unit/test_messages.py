@@ -44,7 +44,7 @@ NEWS: list[News] = [
         1,
         2,
         False,
-        [RepositoryState("rows", "p", Phase.READY, True, 1, 2**64 - 1, 2**64 - 1, 4, 5, 6)],
+        [RepositoryState("rows", "p", Phase.READY, True, True, 1, 2**64 - 1, 2**64 - 1, 4, 5, 6)],
     ),
     Take("a", "b", "rows", "print", "address", [1, 2]),
     Refuse("a", "address", "busy"),

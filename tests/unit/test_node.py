@@ -745,6 +745,7 @@ def garbage(origin: str, fingerprint: str, row: bytes) -> list[bytes]:
         repository="Student",
         fingerprint="0" * 16,
         phase=Phase.READY,
+        whole=True,
         clean=True,
         sequence=0,
         progress=1,

@@ -90,13 +90,14 @@ class Pair:
         buckets = self.joiner.begin(address)
         source = donor or self.donor
         take = Take("joiner", source.origin, "rows", ROWS.fingerprint, address, buckets)
-        sent = lambda: not self.waiting  # noqa: E731
-        for frame in Donor(source, take, lambda: clean, sent).frames():
+        for frame in Donor(source, take, lambda: clean, self.number).frames():
             if frame is not None:
                 yield frame
-            elif self.waiting:
-                self.say(*self.waiting)
-                self.waiting = []
+
+    def number(self) -> None:
+        if self.waiting:
+            self.say(*self.waiting)
+            self.waiting = []
 
     def transfer(self, between: Callable[[int], None] = lambda number: None) -> int:
         """Everything from the donor; `between` is called after each frame. Returns their number."""
