@@ -153,12 +153,9 @@ class Upkeep(Generic[K, V]):
     @property
     def age(self) -> float | None:
         """Seconds since the last complete read began. Measured, so a clock that is set changes nothing."""
-        confirmed = self.replica.confirmed
-        if confirmed == 0:
+        self._note_age()
+        if self.replica.confirmed == 0:
             return None
-        if confirmed != self._confirmed:  # by a sibling, or a snapshot brought it
-            elapsed = max(0.0, time.time() - seconds(confirmed))
-            self._note_confirmed(time.monotonic() - elapsed)
         return max(0.0, time.monotonic() - self._confirmed_at)
 
     @property
@@ -199,6 +196,7 @@ class Upkeep(Generic[K, V]):
                 self.resync(effect.reason)
             elif isinstance(effect, Cleared):
                 self.cleared()
+        self._note_age()
 
     def doubt(self, keys: Iterable[Any]) -> None:
         """Read these keys again."""
@@ -332,6 +330,7 @@ class Upkeep(Generic[K, V]):
                     waiter.set_exception(self.not_ready())
             return
         self.failures = 0
+        self._note_age()
         self.on_warm()
         self._set_phase(Phase.READY)
         for waiter in self._take_waiting():
@@ -441,7 +440,7 @@ class Upkeep(Generic[K, V]):
                 siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
             error = None
             self.source_answered()
-            _ = self.age  # noted now, while the wall clock is the one of the load
+            self._note_age()
         except DollopError as failure:
             error = failure
             self._stats.load_failures += 1
@@ -529,10 +528,13 @@ class Upkeep(Generic[K, V]):
         if self.may_try:  # many calls that fail at once are one failure
             self._not_before = time.monotonic() + self._backoff.failed(random.random())
 
-    def _note_confirmed(self, at: float) -> None:
-        self._confirmed = self.replica.confirmed
-        self._confirmed_at = at
-        self._due_in = self._draw()
+    def _note_age(self) -> None:
+        """From the wall clock to the monotonic one, as soon as a complete load is heard of."""
+        if self.replica.confirmed != self._confirmed:
+            self._confirmed = self.replica.confirmed
+            elapsed = max(0.0, time.time() - seconds(self._confirmed))
+            self._confirmed_at = time.monotonic() - elapsed
+            self._due_in = self._draw()
 
     def _draw(self) -> float:
         return 0.0 if self._ttl is None else due_after(self._ttl, self._jitter, random.random())
