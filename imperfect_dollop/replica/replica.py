@@ -39,6 +39,7 @@ import xxhash
 
 from ..codecs import EntityCodec, KeyCodec
 from ..errors import ProtocolError
+from .buffer import MAX_ORIGINS, Buffer, split
 from .messages import (
     FOR_ALL,
     MAX_ENTITY,
@@ -61,19 +62,11 @@ V = TypeVar("V")
 SLICE: Final = 500
 """Rows taken over in one go; between two slices the event loop gets its turn."""
 
-MAX_BUFFERED: Final = 64 << 20
-"""Bytes of events kept while cold. More, and the replica starts by resyncing."""
-
-EVENT_BYTES: Final = 500
-"""What an event takes beyond its content, roughly."""
-
 MAX_PROVEN: Final = 10_000
 """Keys whose re-read is remembered, see `Replica.loaded`."""
 
 TOMBSTONE_SECONDS: Final = 600.0
 """How long a deleted key is remembered at least, against events that were under way for long."""
-
-MAX_ORIGINS: Final = 10_000
 
 LAST_NUMBER: Final = 2**63 - 1
 MASK: Final = 2**64 - 1
@@ -171,10 +164,7 @@ class Replica(Generic[K, V]):
         self.written: int = 0  # writes of this node that were committed
         self.resets: int = 0  # times that everything was dropped
         self._proven_before = 0
-        self._buffer: list[Events] | None = None
-        self._buffered = 0
-        self._overflowed = False
-        self._tail: dict[str, int] = {}  # the last event buffered, by origin
+        self._buffer: Buffer | None = None  # while cold
         self._settle = settle
         self._patience: dict[str, float] = {}  # by peer: seconds for which digests may differ
         self._differs: dict[
@@ -368,24 +358,25 @@ class Replica(Generic[K, V]):
         self._differs.clear()
         self.vector.clear()
         self.confirmed = 0
-        self._start_buffer()
+        self._buffer = Buffer()
 
     def begin_cold_load(self, now: float) -> Load:
         """What was buffered so far has been committed, so the source's answer will contain it."""
-        for origin, number in self._tail.items():
+        for origin, number in self._buffer.tail.items() if self._buffer is not None else ():
             self._saw(origin, number)
-        self._start_buffer()
+        self._buffer = Buffer()
         return self.begin_load(now)
 
     def begin_snapshot(self) -> None:
         """Before a donor is asked. Should events have been dropped, the donor has got them."""
-        if self._overflowed:
-            self._start_buffer()
+        if self._buffer is not None and self._buffer.lost:
+            self._buffer = Buffer()
 
     def reached(self, vector: Mapping[str, int]) -> bool:
         """Whether the buffer goes as far as `vector`."""
+        tail = {} if self._buffer is None else self._buffer.tail
         return all(
-            max(self.vector.get(origin, 0), self._tail.get(origin, 0)) >= number
+            max(self.vector.get(origin, 0), tail.get(origin, 0)) >= number
             for origin, number in vector.items()
             if origin != self.origin
         )
@@ -402,29 +393,25 @@ class Replica(Generic[K, V]):
         `covered(key, origin, number)` says which events the rows contain already.
         """
         effects: list[Effect] = []
-        buffered, self._buffer = self._buffer or [], []
+        buffer = self._buffer
+        if buffer is None:
+            return effects
+        buffered, buffer.events = buffer.events, []
         for events in buffered:
-            before, after = _split(events, until)
+            before, after = split(events, until)
             if before is not None:
                 effects += self._take(before, now, covered)
                 if any(isinstance(effect, Cleared) for effect in effects):
                     break
             if after is not None:
-                self._buffer.append(after)
+                buffer.events.append(after)
         return effects
 
     def go_warm(self) -> list[Effect]:
         """The rows are there and the buffer was played back."""
-        overflowed = self._overflowed
-        self._start_buffer()
+        lost = self._buffer is not None and self._buffer.lost
         self._buffer = None
-        return [self.gap("events were lost while starting")] if overflowed else []
-
-    def _start_buffer(self) -> None:
-        self._buffer = []
-        self._buffered = 0
-        self._overflowed = False
-        self._tail = {}
+        return [self.gap("events were lost while starting")] if lost else []
 
     # -- what siblings say -----------------------------------------------------------------------
 
@@ -440,22 +427,13 @@ class Replica(Generic[K, V]):
         # Whatever came before the first that we see of an origin came before we listened.
         if events.origin not in self.vector:
             self._saw(events.origin, events.first - 1)
-        self._tail[events.origin] = events.first + len(events.events) - 1
-        if len(self._tail) > MAX_ORIGINS:
-            del self._tail[next(iter(self._tail))]
-            self._overflowed = True
-        size = sum(EVENT_BYTES + len(event.content or b"") for event in events.events)
-        if self._buffered + size > MAX_BUFFERED:
-            self._overflowed = True
-            return []
-        self._buffer.append(events)
-        self._buffered += size
+        self._buffer.add(events)
         return []
 
     def lost(self, reason: str) -> list[Effect]:
         """The broker cannot vouch for what was delivered."""
         if self._buffer is not None:
-            self._overflowed = True
+            self._buffer.lost = True
             return []
         return [self.gap(reason)]
 
@@ -466,8 +444,8 @@ class Replica(Generic[K, V]):
         if self._buffer is not None:
             if origin not in self.vector:
                 self._saw(origin, peer.sequence)
-            elif peer.sequence > max(self.vector[origin], self._tail.get(origin, 0)):
-                self._overflowed = True
+            elif peer.sequence > max(self.vector[origin], self._buffer.tail.get(origin, 0)):
+                self._buffer.lost = True
             return []
         if peer.sequence < self.vector.get(origin, 0):
             # Somebody else has spoken in its name; what it says itself must not pass for seen.
@@ -663,23 +641,8 @@ class Replica(Generic[K, V]):
         if len(self.vector) > MAX_ORIGINS:
             # Should that one still be alive, its next event looks like a gap.
             del self.vector[next(iter(self.vector))]
-            self._overflowed = True
-
-
-def _split(events: Events, until: Mapping[str, int] | None) -> tuple[Events | None, Events | None]:
-    """The part of a batch up to a number of its origin, and the part after it."""
-    last = events.first + len(events.events) - 1
-    cut = last if until is None else until.get(events.origin, 0)
-    if cut >= last:
-        return events, None
-    if cut < events.first:
-        return None, events
-    count = cut - events.first + 1
-    replace = msgspec.structs.replace
-    return (
-        replace(events, events=events.events[:count]),
-        replace(events, first=cut + 1, events=events.events[count:]),
-    )
+            if self._buffer is not None:
+                self._buffer.lost = True
 
 
 def _mark(origin: str, number: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imperfect_dollop.replica import replica as replica_module
+from imperfect_dollop.replica import buffer as buffer_module
 from imperfect_dollop.replica.messages import Event, Kind
 from imperfect_dollop.replica.replica import Cleared, Effect, Replica
 from imperfect_dollop.replica.stamp import ABSENT, Stamp
@@ -42,7 +42,8 @@ def fill(
 ) -> list[Effect]:
     """A cold load, from its beginning until the replica is warm."""
     load = replica.begin_cold_load(NOW + second)
-    first = max(replica.vector.get("b", 0), replica._tail.get("b", 0)) + 1
+    assert replica._buffer is not None
+    first = max(replica.vector.get("b", 0), replica._buffer.tail.get("b", 0)) + 1
     if during:
         replica.receive(batch(*during, first=first), NOW + second)
     for _ in replica.replace(load, {row.id: row for row in rows}):
@@ -157,7 +158,7 @@ def test_the_last_event_lost_while_cold_is_noticed_by_the_heartbeat() -> None:
 def test_what_was_lost_before_the_load_began_does_not_matter(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica_module, "MAX_BUFFERED", 0)
+    monkeypatch.setattr(buffer_module, "MAX_BUFFERED", 0)
     replica = cold()
     if how == "gap":
         assert replica.lost("reconnected") == []
@@ -170,14 +171,15 @@ def test_what_was_lost_before_the_load_began_does_not_matter(
 def test_what_was_lost_during_the_load_is_a_resync(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica_module, "MAX_BUFFERED", 2)
+    monkeypatch.setattr(buffer_module, "MAX_BUFFERED", 2)
     replica = cold()
     load = replica.begin_cold_load(NOW)
     if how == "gap":
         replica.lost("reconnected")
     else:
         replica.receive(batch(*[create(Row(key), 1) for key in range(3)]), NOW)
-        assert replica._buffered <= 2
+        assert replica._buffer is not None
+        assert replica._buffer.events == []
     list(replica.replace(load, {}))
     assert resyncs([*replica.replay(NOW + 5), *replica.go_warm()])
 

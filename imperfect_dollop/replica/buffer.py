@@ -1,0 +1,60 @@
+"""Events that a cold replica keeps until the rows that they refer to are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from .messages import Events
+
+__all__ = ["Buffer", "split"]
+
+MAX_BUFFERED: Final = 64 << 20
+"""Bytes of events kept while cold. More, and the replica starts by resyncing."""
+
+EVENT_BYTES: Final = 500
+"""What an event takes beyond its content, roughly."""
+
+MAX_ORIGINS: Final = 10_000
+
+
+class Buffer:
+    """`lost` is set when something was not kept, or did not arrive."""
+
+    __slots__ = ("_size", "events", "lost", "tail")
+
+    def __init__(self) -> None:
+        self._size = 0
+        self.events: list[Events] = []
+        self.lost: bool = False
+        self.tail: dict[str, int] = {}  # the number of the last event that came, by origin
+
+    def add(self, events: Events) -> None:
+        """Keep a batch, if there is room."""
+        self.tail[events.origin] = events.first + len(events.events) - 1
+        if len(self.tail) > MAX_ORIGINS:
+            del self.tail[next(iter(self.tail))]
+            self.lost = True
+        self._size += sum(EVENT_BYTES + len(event.content or b"") for event in events.events)
+        if self._size > MAX_BUFFERED:
+            self.lost = True
+        else:
+            self.events.append(events)
+
+
+def split(events: Events, until: Mapping[str, int] | None) -> tuple[Events | None, Events | None]:
+    """The part of a batch up to a number of its origin (``None``: all of it), and the part after it."""
+    last = events.first + len(events.events) - 1
+    cut = last if until is None else until.get(events.origin, 0)
+    if cut >= last:
+        return events, None
+    if cut < events.first:
+        return None, events
+    count = cut - events.first + 1
+    replace = msgspec.structs.replace
+    return (
+        replace(events, events=events.events[:count]),
+        replace(events, first=cut + 1, events=events.events[count:]),
+    )
