@@ -67,6 +67,7 @@ class Membership:
         self._seats = {seat.name: seat for seat in seats}
         self._links = 0
         self._beats = 0
+        self._echo = 0  # the last of them that came back
         self._beat_due = 0.0
         self._leaving = False
         self._work = anyio.Event()
@@ -88,6 +89,18 @@ class Membership:
         """Wait until something is heard of the members, for at most `timeout` seconds."""
         with anyio.move_on_after(timeout):
             await self._news.wait()
+
+    async def round_trip(self, timeout: float) -> None:
+        """Wait until a heartbeat that is sent from now on has come back, for at most `timeout` seconds.
+
+        Then everything has been read that was published before it: also after this process has
+        stood still, when timers are over before what waits in the queue was looked at.
+        """
+        target = self._beats + 1
+        self.beat_now()
+        with anyio.move_on_after(timeout):
+            while self._echo < target and self.up:
+                await self._news.wait()
 
     async def publish(self, payload: bytes) -> None:
         """Hand one message to the broker. Raises `BrokerUnavailableError`."""
@@ -251,10 +264,11 @@ class Membership:
 
     def _heard(self, beat: Heartbeat) -> None:
         if beat.origin == self.origin:
+            self._echo = beat.number
             if not self.echoed.is_set():
                 self.listening_since = time.monotonic()
                 self.echoed.set()
-                self._pulse()
+            self._pulse()
             return
         before = self.members.alive.get(beat.origin)
         if before is not None and beat.number <= before.beat.number:

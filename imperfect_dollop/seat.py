@@ -33,6 +33,9 @@ SETTLE_SECONDS: Final = 0.02
 TURN_BEATS: Final = 3
 """Heartbeats for which nobody has begun to load, after which a node loads out of turn."""
 
+ROUND_TRIP_SECONDS: Final = 1.0
+"""The longest wait for an own heartbeat to come back before it is concluded that there is no donor."""
+
 
 class Seat:
     """Implements `imperfect_dollop.upkeep.Siblings` for one repository of a node."""
@@ -185,7 +188,7 @@ class Seat:
             await membership.echoed.wait()
         joining = Joining(self.replica, self.name)
         tried: set[str] = set()
-        settled = False
+        settled = looked_again = False
         while membership.link is not None and membership.echoed.is_set():
             donor = membership.members.donor(self.name, fingerprint, clean=clean, without=tried)
             if donor is not None and not settled:
@@ -199,9 +202,15 @@ class Seat:
                     return effects
                 continue
             left = membership.listening_since + self._offer_wait - time.monotonic()
-            if left <= 0 or not clean or membership.members.loading(self.name, fingerprint):
+            if not clean or membership.members.loading(self.name, fingerprint):
                 return None
-            await membership.news(left)
+            if left > 0:
+                await membership.news(left)
+            elif looked_again:
+                return None
+            else:
+                looked_again = True
+                await membership.round_trip(ROUND_TRIP_SECONDS)
         return None
 
     async def _take(self, joining: Joining, link: Link, donor: str) -> list[Effect] | None:
@@ -215,17 +224,18 @@ class Seat:
         """Wait for this node's turn to load; False as soon as a sibling has a copy."""
         membership = self.membership
         fingerprint = self.replica.rows.fingerprint
-        patience = TURN_BEATS * membership.heartbeat
-        give_up = time.monotonic() + patience
-        while membership.up:
+        heartbeat = membership.heartbeat
+        waited, last = 0.0, time.monotonic()
+        while membership.up and waited <= TURN_BEATS * heartbeat:
             members = membership.members
             if members.donor(self.name, fingerprint, clean=True, without=()) is not None:
                 return False
             if members.loading(self.name, fingerprint):
-                give_up = time.monotonic() + patience
+                waited = 0.0
             elif members.first_in_line(self.name, fingerprint, failures):
                 return True
-            if time.monotonic() >= give_up:
-                return True
-            await membership.news(membership.heartbeat)
+            await membership.news(heartbeat)
+            now = time.monotonic()
+            waited += min(now - last, heartbeat)  # a process that stood still has not waited
+            last = now
         return True

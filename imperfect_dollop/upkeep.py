@@ -404,6 +404,7 @@ class Upkeep(Generic[K, V]):
             if not any(isinstance(effect, Cleared) for effect in effects):
                 effects += replica.go_warm()
             self.take(effects)
+            self.doubt(load.doubtful)
         except DollopError:
             self._stats.load_failures += 1
             raise

@@ -43,7 +43,9 @@ class Members:
 
     def __init__(self, origin: str, heartbeat: float) -> None:
         self.origin = origin
+        self.heartbeat: float = heartbeat
         self.patience: float = ALIVE_BEATS * heartbeat
+        self._looked = float("inf")  # when `expire` was last called
         self.alive: dict[str, Member] = {}
 
     def heard(self, beat: Heartbeat, now: float) -> bool:
@@ -62,7 +64,16 @@ class Members:
         return False
 
     def expire(self, now: float) -> dict[str, str]:
-        """Drop the members that have not been heard of for too long; their names by origin."""
+        """Drop the members that have not been heard of for too long; their names by origin.
+
+        To be called once a heartbeat. Should this node itself have stood still since the last call, that is
+        not held against the others: what they said meanwhile is still waiting to be read.
+        """
+        stood_still = now - self._looked - 2 * self.heartbeat
+        self._looked = now
+        if stood_still > 0:
+            for member in self.alive.values():
+                member.heard += stood_still
         gone = {
             origin: member.beat.name
             for origin, member in self.alive.items()

@@ -297,6 +297,9 @@ class Replica(Generic[K, V]):
                     table.put(key, entity, stamp)
             elif not table.same(table.live.get(key), entity):
                 load.doubtful.append(key)
+                if self.cold and table.stamp(key) is ABSENT and not self.window.overrun(load):
+                    # Perhaps not the latest, but better than to answer "absent" until that is known.
+                    table.put(key, entity, Stamp(version_of(entity), load.began, self.origin))
             if count % SLICE == 0:
                 yield found
                 found = []
