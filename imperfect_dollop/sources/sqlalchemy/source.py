@@ -244,17 +244,24 @@ class SQLAlchemySource(Generic[V]):
         (`contextlib.aclosing`); else the connection returns only when it is collected.
         """
         async with self._transaction("load_all") as connection:
-            result = await connection.stream(
-                self._select, execution_options={"yield_per": CHUNK_ROWS}
-            )
+            result = None
             try:
+                result = await connection.stream(
+                    self._select, execution_options={"yield_per": CHUNK_ROWS}
+                )
                 async for rows in result.partitions():
                     yield [self._entity_of(row) for row in rows]
             except GeneratorExit:
                 # MySQL sends what is left of the rows all the same: they are read here, or the
                 # connection could not be used again. After any other exception it is not.
-                await result.close()
+                if result is not None:
+                    await result.close()
                 raise
+            finally:
+                del (
+                    result,
+                    connection,
+                )  # as `_transaction` says; since 3.13 a suspended frame is not cleared
 
     async def create(self, entity: V, /) -> V:
         """Insert; returns the row as stored, with what the database has generated."""
