@@ -294,22 +294,20 @@ class Repository(Generic[K, V]):
         """The rows that exist of these keys; absent ones are left out. Errors as `get`."""
         session = self._open()
         wanted = list(keys)
+        self._check_hashable(*wanted)
         live = session.replica.table.live
-        try:
-            if self._options.preload:
-                await session.upkeep.warm()
-                found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
-                session.stats.hits += len(found)
-                session.stats.misses += len(wanted) - len(found)
-                return {key: self._out(entity) for key, entity in found.items()}
-            rows: dict[K, V | None] = {}
-            for key in wanted:
-                known, entity = self._known(session, key)
-                if known:
-                    rows[key] = entity
-            absent = [key for key in dict.fromkeys(wanted) if key not in rows]
-        except TypeError as error:
-            raise self._unhashable(wanted) from error
+        if self._options.preload:
+            await session.upkeep.warm()
+            found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
+            session.stats.hits += len(found)
+            session.stats.misses += len(wanted) - len(found)
+            return {key: self._out(entity) for key, entity in found.items()}
+        rows: dict[K, V | None] = {}
+        for key in wanted:
+            known, entity = self._known(session, key)
+            if known:
+                rows[key] = entity
+        absent = [key for key in dict.fromkeys(wanted) if key not in rows]
         if absent:
             session.stats.misses += len(absent)
             rows.update(await session.loads.join_many(absent))
@@ -328,11 +326,9 @@ class Repository(Generic[K, V]):
         """What is in memory for the key now, or ``None``. Raises `NotReadyError` before there is anything."""
         try:
             entity = self._hot.get(key)
-            if entity is not None:
-                return entity
-            return self._out(self._live().get(key))
         except TypeError as error:
             raise self._unhashable(key) from error
+        return self._out(self._live().get(key)) if entity is None else entity
 
     def __getitem__(self, key: K) -> V:
         entity = self.peek(key)
@@ -341,10 +337,8 @@ class Repository(Generic[K, V]):
         return entity
 
     def __contains__(self, key: K) -> bool:
-        try:
-            return key in self._live()
-        except TypeError as error:
-            raise self._unhashable(key) from error
+        self._check_hashable(key)
+        return key in self._live()
 
     def __len__(self) -> int:
         return len(self._live())
@@ -395,10 +389,7 @@ class Repository(Generic[K, V]):
         Raises as `update`.
         """
         session = await self._writable()
-        try:
-            hash(key)
-        except TypeError as error:
-            raise self._unhashable(key) from error
+        self._check_hashable(key)
         await session.writer.delete(key)
 
     # -- upkeep ----------------------------------------------------------------------------------
@@ -422,11 +413,7 @@ class Repository(Generic[K, V]):
         node drops them. Raises as `get`.
         """
         session = self._open()
-        for key in keys:
-            try:
-                hash(key)
-            except TypeError as error:
-                raise self._unhashable(key) from error
+        self._check_hashable(*keys)
         if self._options.preload:
             await session.upkeep.warm()
             await session.upkeep.reread(keys)
@@ -468,10 +455,7 @@ class Repository(Generic[K, V]):
     async def _get_on_demand(
         self, session: Session[K, V], key: K, max_staleness: float | None
     ) -> V | None:
-        try:
-            known, entity = self._known(session, key, max_staleness)
-        except TypeError as error:
-            raise self._unhashable(key) from error
+        known, entity = self._known(session, key, max_staleness)
         if known:
             return entity
         session.stats.misses += 1
@@ -579,6 +563,13 @@ class Repository(Generic[K, V]):
         if self._copy:
             live = {key: self._out(entity) for key, entity in live.items()}
         return MappingProxyType(live)
+
+    def _check_hashable(self, *keys: K) -> None:
+        for key in keys:
+            try:
+                hash(key)
+            except TypeError as error:
+                raise self._unhashable(key) from error
 
     def _unhashable(self, key: object) -> InvalidEntityError:
         return InvalidEntityError(f"{self.name}: {key!r} cannot be a key, it is not hashable")

@@ -52,7 +52,7 @@ class Seat:
         self._supervisor = supervisor
         self._offer_wait = offer_wait
         self._batches: deque[Events] = deque()  # numbered, and not known to have been sent
-        self._published = 0
+        self.published: int = 0  # events that were ever queued
         self._joining: Joining | None = None
 
     @property
@@ -68,19 +68,14 @@ class Seat:
         return len(self.outbox) + sum(len(batch.events) for batch in self._batches)
 
     @property
-    def published(self) -> int:
-        """Events that were ever queued."""
-        return self._published
-
-    @property
     def handed_over(self) -> int:
         """Events that no longer wait."""
-        return self._published - self.unsent
+        return self.published - self.unsent
 
     def publish(self, event: Event) -> None:
         """Queue an event for the siblings."""
         self.outbox.add(event)
-        self._published += 1
+        self.published += 1
         self.membership.wake()
 
     def next_batch(self) -> Events | None:

@@ -262,11 +262,7 @@ class Upkeep(Generic[K, V]):
 
     def close(self) -> None:
         """Tell whoever still waits."""
-        for waiter in (*self._asked, *self._waiting):
-            if not waiter.done():
-                waiter.set_exception(ClosedError(f"{self.name}: closed while a call waited"))
-        self._asked.clear()
-        self._waiting.clear()
+        self._turn_away(ClosedError(f"{self.name}: closed while a call waited"))
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -322,19 +318,16 @@ class Upkeep(Generic[K, V]):
         if self.replica.cold:
             self.failures += 1
             self.source_failed(failure or NotReadyError(f"{self.name}: nothing could be loaded"))
-            for waiter in self._take_waiting():
-                waiter.set_exception(self.not_ready())
-            asked, self._asked = self._asked, []
-            for waiter in asked:
-                if not waiter.done():
-                    waiter.set_exception(self.not_ready())
+            self._turn_away(self.not_ready())
             return
         self.failures = 0
         self._note_age()
         self.on_warm()
         self._set_phase(Phase.READY)
-        for waiter in self._take_waiting():
-            waiter.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def _try_places(self) -> DollopError | None:
         """Go through `bootstrap` until the replica is warm; the last failure if it is not."""
@@ -546,9 +539,12 @@ class Upkeep(Generic[K, V]):
             if self._siblings is not None:
                 self._siblings.changed()
 
-    def _take_waiting(self) -> list[asyncio.Future[None]]:
-        waiting, self._waiting = self._waiting, []
-        return [waiter for waiter in waiting if not waiter.done()]
+    def _turn_away(self, error: DollopError) -> None:
+        """Fail everybody who waits, for a fill or for a refresh."""
+        waiting, self._waiting, self._asked = [*self._waiting, *self._asked], [], []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(own_copy(error))
 
     def not_ready(self) -> NotReadyError:
         """What to tell a reader between two attempts."""

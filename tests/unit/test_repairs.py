@@ -550,3 +550,26 @@ async def test_an_entity_that_is_too_large_is_not_committed(preload: bool) -> No
         assert repo.stats.writes == 0
         large = await repo.create(Student(2, "x" * (MAX_CONTENT - 100)))
         assert repo.peek(2) == large
+
+
+# -- copies ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncopied:
+    id: int
+
+    def __deepcopy__(self, memo: dict[int, object]) -> object:
+        raise TypeError("not to be copied")
+
+
+async def test_an_entity_that_cannot_be_copied_is_not_taken_for_a_bad_key() -> None:
+    async def load_all() -> list[Uncopied]:
+        return [Uncopied(1)]
+
+    source: FunctionSource[int, Uncopied] = FunctionSource(load_all=load_all)
+    async with Repository(Uncopied, source=source, read_only=True, copy=True) as repo:
+        with pytest.raises(TypeError, match=r"^not to be copied$"):
+            repo.peek(1)
+        with pytest.raises(TypeError, match=r"^not to be copied$"):
+            await repo.get_many([1])
