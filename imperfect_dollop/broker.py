@@ -1,7 +1,8 @@
 """What a transport must be able to do, and nothing else.
 
-A `Broker` connects one node to one namespace and hands back a `Link`. A link has two ways to
-carry bytes:
+A `Broker` connects one node to one namespace and hands back a `Link`. A link is one connection: when that is lost
+the link is, everything of it raises `BrokerUnavailableError`, and the node connects again. A link has two
+ways to carry bytes:
 
 * **fan-out** (`Link.publish` to `Link.deliveries`): small messages to every link of the namespace, *the
   sender's own included* - its echo proves that a subscription works. Messages of one sender arrive in the
@@ -9,8 +10,8 @@ carry bytes:
 * **transfer** (`Link.send_transfer` to `Link.receive_transfer`): bulk from one link to one other, in order,
   with flow control, so that neither side nor the broker buffers more than a window of chunks.
 
-A broker reports (`Gap`, `Down`, `Up`) and never decides: what a gap means, and how it is
-repaired, is decided once, for all brokers, in `imperfect_dollop.replica`.
+A broker reports - *messages may be missing here* (`Gap`), *this link is lost* - and never decides: when to connect
+again, what a gap means and how it is repaired is decided once, for all brokers.
 """
 
 from __future__ import annotations
@@ -25,12 +26,10 @@ __all__ = [
     "TRANSFER_WINDOW",
     "Broker",
     "Delivery",
-    "Down",
     "Gap",
     "Link",
     "Message",
     "TransferSender",
-    "Up",
 ]
 
 TRANSFER_WINDOW: Final = 8
@@ -49,17 +48,7 @@ class Gap(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Down(msgspec.Struct, frozen=True):
-    """The link is lost: `Link.publish` raises until `Up`. The broker keeps trying by itself."""
-
-    reason: str
-
-
-class Up(msgspec.Struct, frozen=True):
-    """The link is back. A `Gap` follows unless the broker is certain that nothing was missed."""
-
-
-Delivery: TypeAlias = Message | Gap | Down | Up
+Delivery: TypeAlias = Message | Gap
 
 
 class TransferSender(Protocol):
@@ -76,21 +65,30 @@ class TransferSender(Protocol):
 
 @runtime_checkable
 class Link(Protocol):
-    """One node's connection to its namespace."""
+    """One node's connection to its namespace, for as long as it lasts."""
+
+    @property
+    def position(self) -> str | None:
+        """How far the deliveries have come, for a next link to go on `after` it.
+
+        ``None`` where the broker keeps nothing: what is sent before the next link is there is missed.
+        """
+        ...
 
     async def publish(self, payload: bytes) -> None:
         """Hand one message to the broker for every link of the namespace, this one included.
 
-        Returns when the broker has taken it. Raises `BrokerUnavailableError` while it is away,
-        never later than after the broker's own time-out; the message may or may not have been
-        taken then, so a sender repeats it (receivers are idempotent).
+        Returns when the broker has taken it. Calls may overlap; the messages arrive in the order of the calls.
+        Raises `BrokerUnavailableError` when the link is lost, or the broker has not answered within its own
+        time-out; the message may or may not have been taken then, so a sender repeats it (receivers are idempotent).
         """
         ...
 
     def deliveries(self) -> AsyncIterator[Delivery]:
         """What arrives, from the moment `Broker.connect` returned. To be called once for a link.
 
-        Bounded: a reader that falls behind loses messages and is told so by a `Gap`.
+        Bounded: a reader that falls behind loses messages and is told so by a `Gap`. Raises
+        `BrokerUnavailableError` when the link is lost, after what had arrived before.
         """
         ...
 
@@ -119,11 +117,17 @@ class Link(Protocol):
 class Broker(Protocol):
     """A transport: see the module's text for what it owes."""
 
-    def connect(self, namespace: str, node: str) -> AbstractAsyncContextManager[Link]:
-        """Connect the node `node` to `namespace`; raises `BrokerUnavailableError` when away.
+    def connect(
+        self, namespace: str, node: str, *, after: str | None = None
+    ) -> AbstractAsyncContextManager[Link]:
+        """Connect the node `node` to `namespace`.
 
         Links of different namespaces never see each other's messages. `node` is unique per
-        start of a node. Leaving the block closes the link.
+        start of a node. With `after`, the `Link.position` of an earlier link of this node, the deliveries go on behind
+        what that one had delivered, or begin with a `Gap` if that cannot be. Leaving the block closes the link, and
+        never takes longer than a few seconds.
+
+        Raises `BrokerUnavailableError` when the broker is away, after the broker's own time-out at the latest.
         """
         ...
 

@@ -19,21 +19,22 @@ def due_after(ttl: float, jitter: float, draw: float) -> float:
 
 
 class Backoff:
-    """Pauses between attempts: the first, then doubling up to `LONGEST_PAUSE`, each drawn from its upper half.
+    """Pauses between attempts: the first, then doubling up to the longest, each drawn from its upper half.
 
     Half fixed, half random ("equal jitter", Brooker, "Exponential Backoff and Jitter", 2015): many nodes do not
     return to the source in step, and none returns at once.
     """
 
-    __slots__ = ("failures", "first")
+    __slots__ = ("failures", "first", "longest")
 
-    def __init__(self, first: float) -> None:
+    def __init__(self, first: float, longest: float = LONGEST_PAUSE) -> None:
         self.first: float = first
+        self.longest: float = max(first, longest)
         self.failures: int = 0
 
     def failed(self, draw: float) -> float:
         """Seconds to wait after one more failure."""
-        pause = min(self.first * 2.0 ** min(self.failures, 16), max(LONGEST_PAUSE, self.first))
+        pause = min(self.first * 2.0 ** min(self.failures, 16), self.longest)
         self.failures += 1
         return pause * (0.5 + draw / 2)
 

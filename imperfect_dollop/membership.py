@@ -1,7 +1,8 @@
-"""A node's life on the broker: one loop that receives, one that sends, and who else is there.
+"""A node's life on the broker: it connects, receives and sends for as long as the link lasts, and connects again.
 
 Everything goes out through one loop in one order, so that a heartbeat never overtakes the events whose numbers it
-vouches for.
+vouches for. Several messages may be on their way to the broker at a time; if one of them is not taken, the link
+counts as lost, and what was under way is sent again over the next one. Siblings tell repeated events by their numbers.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
-from .broker import Broker, Delivery, Down, Gap, Link, Message, Up
+from .broker import Broker, Delivery, Gap, Link
 from .errors import BrokerUnavailableError, ClosedError, ProtocolError
 from .freshness import Backoff
 from .replica.members import Members
@@ -26,18 +28,23 @@ __all__ = ["Membership"]
 
 logger: Final = logging.getLogger(__name__)
 
-PUBLISH_TIMEOUT: Final = 10.0
-"""Seconds after which a broker that has not taken a message counts as away."""
+SHORTEST_TIMEOUT: Final = 1.0
+"""Seconds that a broker has for taking a message, at least; otherwise as long as a member may be silent."""
 
-RECONNECT_PAUSE: Final = 0.2
-"""Seconds before the first attempt to reconnect; doubles up to 30."""
+RECONNECT_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+"""Seconds before the next attempt to connect, doubling from the first to the longest."""
+
+PIPELINE: Final = 8
+"""Messages that may be on their way to the broker: with fewer, its answers are waited for; with more, events that
+could have shared a message do not."""
 
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
 
 
 class Membership:
-    """One run of a node on its broker. `run_receiving` and `run_sending` are its two loops."""
+    """One run of a node on its broker. `run` is its loop."""
 
     def __init__(
         self,
@@ -65,8 +72,13 @@ class Membership:
         self._broker = broker
         self._namespace = namespace
         self._seats = {seat.name: seat for seat in seats}
+        self._position: str | None = None  # where the next link may go on
         self._links = 0
+        self._backoff = Backoff(RECONNECT_PAUSE, LONGEST_PAUSE)
+        self._lost_link: Callable[[], object] = lambda: None  # ends what is done on the link
+        self._pipeline = anyio.Semaphore(PIPELINE)
         self._beats = 0
+        self._first_beat = 1  # of this link
         self._echo = 0  # the last of them that came back
         self._beat_due = 0.0
         self._leaving = False
@@ -103,53 +115,114 @@ class Membership:
                 await self._news.wait()
 
     async def publish(self, payload: bytes) -> None:
-        """Hand one message to the broker. Raises `BrokerUnavailableError`."""
+        """Hand one message to the broker.
+
+        Raises `BrokerUnavailableError`; the link counts as lost then.
+        """
         link = self.link
-        if link is None or not self.up:
+        if link is None:
             raise BrokerUnavailableError(f"{self.name}: the broker is away: {self.failure}")
         try:
-            with anyio.fail_after(PUBLISH_TIMEOUT):
+            with anyio.fail_after(self._timeout):
                 await link.publish(payload)
-        except TimeoutError as error:
-            raise BrokerUnavailableError(
-                f"{self.name}: the broker took no message for {PUBLISH_TIMEOUT:g} s"
-            ) from error
+        except (BrokerUnavailableError, TimeoutError) as error:
+            reason = str(error) or f"it took no message for {self._timeout:g} s"
+            if link is self.link:
+                self._down(reason)
+            raise BrokerUnavailableError(f"{self.name}: {reason}") from error
+
+    @property
+    def _timeout(self) -> float:
+        return max(SHORTEST_TIMEOUT, self.members.patience)
+
+    # -- one link after another ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, receive and send, connect again; never returns."""
+        while True:
+            try:
+                async with self._broker.connect(
+                    self._namespace, self.origin, after=self._position
+                ) as link:
+                    self._connected(link)
+                    try:
+                        await self._serve(link)
+                    finally:
+                        self._position = link.position
+            except BrokerUnavailableError as error:
+                self._down(str(error))
+            finally:
+                self.up, self.link = False, None
+                self.attempted.set()
+            await anyio.sleep(self._backoff.failed(random.random()))
+
+    async def _serve(self, link: Link) -> None:
+        """Send and receive until the link is lost."""
+        async with anyio.create_task_group() as group:
+            self._lost_link = group.cancel_scope.cancel
+            group.start_soon(self._send, group)
+            try:
+                await self._take_in(link)
+                self._down("the connection was closed")
+            except BrokerUnavailableError as error:
+                self._down(str(error))
 
     # -- sending ---------------------------------------------------------------------------------
 
-    async def run_sending(self) -> None:
+    async def _send(self, group: TaskGroup) -> None:
         """Send what is queued, and a heartbeat when it is time; never returns."""
-        backoff = Backoff(RECONNECT_PAUSE)
+        self._pipeline = anyio.Semaphore(PIPELINE)
+        for seat in self._seats.values():
+            seat.rewind()
         while True:
             self._work = anyio.Event()
-            try:
-                waiting = self.up and await self._send_some()
-            except BrokerUnavailableError as error:
-                logger.info("%s: not sent yet: %s", self.name, error)
-                await anyio.sleep(backoff.failed(random.random()))
+            if await self._send_some(group):
                 continue
-            if waiting:
-                continue
-            if self.up:
-                backoff.succeeded()
-            pause = max(0.0, self._beat_due - time.monotonic()) if self.up else self.heartbeat
-            with anyio.move_on_after(pause):
+            with anyio.move_on_after(max(0.0, self._beat_due - time.monotonic())):
                 await self._work.wait()
 
-    async def _send_some(self) -> bool:
-        """One batch of each repository, and a heartbeat if it is due; whether there is more."""
-        for seat in self._seats.values():
-            batch = seat.next_batch()
-            if batch is not None:
-                await self.publish(encode(batch))
-                seat.sent()
-                self._progress.set()
-                self._progress = anyio.Event()
+    async def _send_some(self, group: TaskGroup) -> bool:
+        """One batch of each repository, and a heartbeat if it is due; whether any batch was sent."""
+        sent = [await self._send_batch(group, seat) for seat in self._seats.values()]
         if time.monotonic() >= self._beat_due:
-            self._beat_due = time.monotonic() + self.heartbeat
-            self._look_around()
-            await self.publish(encode(self._heartbeat()))
-        return any(seat.unsent for seat in self._seats.values())
+            # What has a number is what the heartbeat vouches for.
+            while numbered := [seat for seat in self._seats.values() if seat.numbered]:
+                await self._send_batch(group, numbered[0])
+            now = time.monotonic()
+            self._beat_due = now + self.heartbeat
+            self._look_around(now)
+            beat = self._heartbeat()
+            self.members.beat(beat.number, now)
+            await self._hand_over(group, encode(beat))
+        return any(sent)
+
+    async def _send_batch(self, group: TaskGroup, seat: Seat) -> bool:
+        batch = seat.next_batch()
+        if batch is not None:
+            await self._hand_over(group, encode(batch), seat, batch)
+        return batch is not None
+
+    async def _hand_over(
+        self,
+        group: TaskGroup,
+        payload: bytes,
+        seat: Seat | None = None,
+        batch: Events | None = None,
+    ) -> None:
+        """Publish in a task of its own, when there is room for one more; tasks begin in the order of their start."""
+        await self._pipeline.acquire()
+        group.start_soon(self._publish, payload, seat, batch)
+
+    async def _publish(self, payload: bytes, seat: Seat | None, batch: Events | None) -> None:
+        try:
+            await self.publish(payload)
+        except BrokerUnavailableError:
+            return  # the link is lost, and with it this task
+        self._pipeline.release()
+        if seat is not None and batch is not None:
+            seat.taken(batch)
+            self._progress.set()
+            self._progress = anyio.Event()
 
     def _heartbeat(self) -> Heartbeat:
         self._beats += 1
@@ -165,10 +238,12 @@ class Membership:
             ],
         )
 
-    def _look_around(self) -> None:
-        """Who has not been heard of."""
-        for origin, name in self.members.expire(time.monotonic()).items():
+    def _look_around(self, now: float) -> None:
+        """Who has not been heard of, and whether this node is."""
+        for origin, name in self.members.expire(now).items():
             self._gone(origin, name)
+        if self.members.deaf(now):
+            self._down("own heartbeats do not come back")
 
     async def flushed(self) -> None:
         """Wait until everything queued so far, at least, was handed to the broker."""
@@ -189,23 +264,6 @@ class Membership:
         await self.publish(encode(self._heartbeat()))
 
     # -- receiving -------------------------------------------------------------------------------
-
-    async def run_receiving(self) -> None:
-        """Connect, take in what arrives, connect again; never returns."""
-        backoff = Backoff(RECONNECT_PAUSE)
-        while True:
-            try:
-                async with self._broker.connect(self._namespace, self.origin) as link:
-                    backoff.succeeded()
-                    self._connected(link)
-                    await self._take_in(link)
-                self._down("the connection was closed")
-            except BrokerUnavailableError as error:
-                self._down(str(error))
-            finally:
-                self.up, self.link = False, None
-                self.attempted.set()
-            await anyio.sleep(backoff.failed(random.random()))
 
     async def _take_in(self, link: Link) -> None:
         taken = 0
@@ -229,15 +287,11 @@ class Membership:
 
     def _deliver(self, delivery: Delivery) -> int:
         """Take one delivery in; roughly how much work it was."""
-        if isinstance(delivery, Message):
-            return self._message(delivery.payload)
+        self.members.anything(time.monotonic())
         if isinstance(delivery, Gap):
             self._lost(delivery.reason)
-        elif isinstance(delivery, Down):
-            self._down(delivery.reason)
-        elif isinstance(delivery, Up):
-            self._back()
-        return 1
+            return 1
+        return self._message(delivery.payload)
 
     def _message(self, payload: bytes) -> int:
         try:
@@ -265,6 +319,9 @@ class Membership:
     def _heard(self, beat: Heartbeat) -> None:
         if beat.origin == self.origin:
             self._echo = beat.number
+            self.members.echoed(beat.number)
+            if beat.number >= self._first_beat:  # only now is it certain that the link works
+                self._backoff.succeeded()
             if not self.echoed.is_set():
                 self.listening_since = time.monotonic()
                 self.echoed.set()
@@ -293,25 +350,24 @@ class Membership:
     # -- the link --------------------------------------------------------------------------------
 
     def _connected(self, link: Link) -> None:
-        self.link = link
+        logger.info("%s: connected to the broker", self.name)
+        self.link, self.up, self.failure = link, True, None
         self._links += 1
-        self._back()
-        if self._links > 1 or self.serving:
+        self._first_beat = self._beats + 1
+        self.members.connected(time.monotonic())
+        if self._position is None and (self._links > 1 or self.serving):
             self._lost("nothing was heard until the connection to the broker was made")
+        self.beat_now()
         self.attempted.set()
 
-    def _back(self) -> None:
-        if not self.up:
-            logger.info("%s: connected to the broker", self.name)
-        self.up, self.failure = True, None
-        self.beat_now()
-
     def _down(self, reason: str) -> None:
+        """The link, if there was one, is lost."""
         if self.up or self.failure is None:
             logger.warning("%s: the broker is away: %s", self.name, reason)
             self.failure = reason
-        self.up = False
+        self.up, self.link = False, None
         self.echoed = anyio.Event()
+        self._lost_link()
         self._pulse()
 
     def _lost(self, reason: str) -> None:

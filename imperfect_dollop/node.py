@@ -180,8 +180,7 @@ class Node:
         return membership
 
     async def _start(self, supervisor: Supervisor, membership: Membership) -> None:
-        supervisor.keep(membership.run_receiving, name=f"receiving of {self.name}")
-        supervisor.keep(membership.run_sending, name=f"sending of {self.name}")
+        supervisor.keep(membership.run, name=f"membership of {self.name}")
         await membership.attempted.wait()
         if not membership.up and self._startup == "raise":
             raise BrokerUnavailableError(f"{self.name}: no broker: {membership.failure}")

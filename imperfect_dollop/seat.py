@@ -51,7 +51,8 @@ class Seat:
         self.donating: int = 0
         self._supervisor = supervisor
         self._offer_wait = offer_wait
-        self._batches: deque[Events] = deque()  # numbered, and not known to have been sent
+        self._batches: deque[Events] = deque()  # numbered, and not known to have been taken
+        self._under_way = 0  # how many of them, from the first on, are being handed over
         self.published: int = 0  # events that were ever queued
         self._joining: Joining | None = None
 
@@ -78,15 +79,27 @@ class Seat:
         self.published += 1
         self.membership.wake()
 
-    def next_batch(self) -> Events | None:
-        """What to send next: the same again until `sent` is called."""
-        if not self._batches:
-            self._number()
-        return self._batches[0] if self._batches else None
+    @property
+    def numbered(self) -> bool:
+        """Whether events that have a number already wait to be handed over."""
+        return self._under_way < len(self._batches)
 
-    def sent(self) -> None:
-        """The broker has taken the batch."""
-        self.session.stats.events_sent += len(self._batches.popleft().events)
+    def next_batch(self) -> Events | None:
+        """What to hand over next, if anything waits."""
+        if not self.numbered and not self._number():
+            return None
+        self._under_way += 1
+        return self._batches[self._under_way - 1]
+
+    def taken(self, batch: Events) -> None:
+        """The broker has taken a batch."""
+        self._batches.remove(batch)
+        self._under_way -= 1
+        self.session.stats.events_sent += len(batch.events)
+
+    def rewind(self) -> None:
+        """What was under way on a link that is lost has to be handed over again, in the same order."""
+        self._under_way = 0
 
     def _number(self) -> bool:
         """Pack the next events that wait; False if none do."""

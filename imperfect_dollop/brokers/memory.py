@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -19,13 +18,11 @@ import anyio
 import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ..broker import TRANSFER_WINDOW, Delivery, Down, Gap, Message, Up
+from ..broker import TRANSFER_WINDOW, Delivery, Gap, Message
 from ..errors import BrokerUnavailableError
+from ..inbox import INBOX, Inbox
 
 __all__ = ["MemoryBroker"]
-
-INBOX: Final = 10_000
-"""Messages that wait for a slow reader; with one more all are dropped and a gap is reported."""
 
 _END: Final = b""
 """Ends a transfer; no chunk is empty."""
@@ -69,26 +66,32 @@ class MemoryBroker:
         return broker
 
     @asynccontextmanager
-    async def connect(self, namespace: str, node: str) -> AsyncIterator[_MemoryLink]:
+    async def connect(
+        self, namespace: str, node: str, *, after: str | None = None
+    ) -> AsyncIterator[_MemoryLink]:
         """See `imperfect_dollop.broker.Broker.connect`."""
         self._hub.check()
         link = _MemoryLink(self._hub, namespace, self._inbox)
+        if after is not None:
+            link.inbox.put(Gap("this broker keeps nothing for a link that was lost"))
         self._hub.links.append(link)
         try:
             yield link
         finally:
-            self._hub.links.remove(link)
-            link.close()
+            if link in self._hub.links:
+                self._hub.links.remove(link)
+            link.inbox.end()
 
     async def aclose(self) -> None:
         """See `imperfect_dollop.broker.Broker.aclose`."""
 
     @contextlib.contextmanager
     def outage(self, reason: str = "outage") -> Iterator[None]:
-        """The broker is away while the block runs; transfers under way are cut."""
+        """The broker is away while the block runs: links are lost, and transfers under way are cut."""
         self._hub.away = reason
         for link in self._hub.links:
-            link.deliver(Down(reason))
+            link.inbox.lose(reason)
+        self._hub.links.clear()
         for transfer in self._hub.transfers.values():
             transfer.close()
         self._hub.transfers.clear()
@@ -96,39 +99,21 @@ class MemoryBroker:
             yield
         finally:
             self._hub.away = None
-            for link in self._hub.links:
-                link.deliver(Up())
-                link.deliver(Gap(reason))
 
 
 class _MemoryLink:
     """See `imperfect_dollop.broker.Link`."""
 
+    position: str | None = None
+
     def __init__(self, hub: _Hub, namespace: str, inbox: int) -> None:
         self._hub = hub
         self.namespace = namespace
-        self._limit = inbox
-        self._inbox: deque[Delivery] = deque()
-        self._arrived = asyncio.Event()
-        self._closed = False
-
-    def deliver(self, delivery: Delivery) -> None:
-        if len(self._inbox) >= self._limit:
-            # Whether the link is up must be known all the same.
-            last = [kept for kept in self._inbox if isinstance(kept, (Down, Up))][-1:]
-            gap = Gap(f"{self._limit} messages were waiting and have been dropped")
-            self._inbox = deque([gap, *last])
-        self._inbox.append(delivery)
-        self._arrived.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._arrived.set()
+        self.inbox = Inbox(inbox)
 
     def _check(self) -> None:
-        if self._closed:
-            raise BrokerUnavailableError("this link to the memory broker was closed")
         self._hub.check()
+        self.inbox.check("this link to the memory broker")
 
     async def publish(self, payload: bytes) -> None:
         await anyio.lowlevel.checkpoint()  # as with any broker, a caller can be cancelled here
@@ -136,15 +121,10 @@ class _MemoryLink:
         message = Message(bytes(payload))
         for link in self._hub.links:
             if link.namespace == self.namespace:
-                link.deliver(message)
+                link.inbox.put(message)
 
-    async def deliveries(self) -> AsyncIterator[Delivery]:
-        while not self._closed:
-            while self._inbox and not self._closed:
-                yield self._inbox.popleft()
-            self._arrived.clear()
-            if not self._closed:
-                await self._arrived.wait()
+    def deliveries(self) -> AsyncIterator[Delivery]:
+        return self.inbox.deliveries()
 
     @asynccontextmanager
     async def receive_transfer(

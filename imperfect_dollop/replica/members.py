@@ -1,11 +1,14 @@
 """Who else is there, as far as heartbeats tell; who to ask for a snapshot; whose turn it is to load.
 
+The same heartbeats tell whether this node can be heard at all: its own come back to it.
+
 Nobody is asked who would: what a node must know to choose is in the heartbeats, and a newcomer's first heartbeat
 is answered by everybody's next, at once.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -46,7 +49,42 @@ class Members:
         self.heartbeat: float = heartbeat
         self.patience: float = ALIVE_BEATS * heartbeat
         self._looked = float("inf")  # when `expire` was last called
+        self._unanswered: deque[list[float]] = deque()  # own heartbeats: number, when sent
+        self._heard = 0.0  # when anything was last heard
         self.alive: dict[str, Member] = {}
+
+    # -- whether this node is heard --------------------------------------------------------------
+
+    def connected(self, now: float) -> None:
+        """A new link: what was sent on the last one will not come back."""
+        self._unanswered.clear()
+        self._heard = now
+
+    def beat(self, number: int, now: float) -> None:
+        """An own heartbeat is sent."""
+        self._unanswered.append([number, now])
+
+    def echoed(self, number: int) -> None:
+        """An own heartbeat has come back, and with it all before it."""
+        while self._unanswered and self._unanswered[0][0] <= number:
+            self._unanswered.popleft()
+
+    def anything(self, now: float) -> None:
+        """Whatever it was, it has come over the link."""
+        self._heard = now
+
+    def deaf(self, now: float) -> bool:
+        """Whether the link only looks alive: own heartbeats do not come back, nor does anything else.
+
+        A link that is behind brings at least the others' messages.
+        """
+        return (
+            bool(self._unanswered)
+            and now - self._unanswered[0][1] > self.patience
+            and now - self._heard > self.patience
+        )
+
+    # -- the others ------------------------------------------------------------------------------
 
     def heard(self, beat: Heartbeat, now: float) -> bool:
         """Take in a heartbeat; True if it is a newcomer's."""
@@ -67,11 +105,14 @@ class Members:
         """Drop the members that have not been heard of for too long; their names by origin.
 
         To be called once a heartbeat. Should this node itself have stood still since the last call, that is
-        not held against the others: what they said meanwhile is still waiting to be read.
+        not held against the others, nor against the link: what was said meanwhile is still waiting to be read.
         """
         stood_still = now - self._looked - 2 * self.heartbeat
         self._looked = now
         if stood_still > 0:
+            self._heard += stood_still
+            for sent in self._unanswered:
+                sent[1] += stood_still
             for member in self.alive.values():
                 member.heard += stood_still
         gone = {

@@ -22,6 +22,7 @@ are skipped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
@@ -29,7 +30,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import pytest
 
-from ..broker import TRANSFER_WINDOW, Broker, Delivery, Down, Gap, Link, Message, Up
+from ..broker import TRANSFER_WINDOW, Broker, Delivery, Gap, Link, Message
 from ..errors import BrokerUnavailableError
 
 __all__ = ["BrokerContract"]
@@ -55,11 +56,14 @@ class BrokerContract:
         for it.
     narrow_limit:
         How many messages a link of the broker `narrow` keeps for a slow reader.
+    strange_position:
+        A `Link.position` of a link that never was.
     """
 
     patience: ClassVar[float] = 20.0
     silence: ClassVar[float] = 0.3
     narrow_limit: ClassVar[int] = 0
+    strange_position: ClassVar[str] = "1-1"
 
     @pytest.fixture
     def broker(self) -> Broker:
@@ -215,35 +219,36 @@ class BrokerContract:
                 await tap.until_message(b"after")
                 assert tap.deliveries[before:] == [Message(b"after")]
 
-    async def test_a_slow_reader_learns_that_the_link_is_back(
-        self, narrow: Broker, namespace: str
-    ) -> None:
-        """Messages may be dropped; that the link is up again may not, or its owner waits for ever."""
-        async with (
-            narrow.connect(namespace, "slow") as slow,
-            aclosing(cast("Any", slow.deliveries())) as deliveries,
-        ):
-            async with self.outage(narrow):
-                await self.soon(first(deliveries, lambda it: isinstance(it, Down)))
-            await self.until_up(slow)
-            for number in range(3 * self.narrow_limit):
-                await slow.publish(b"%d" % number)
-            last = b"%d" % (3 * self.narrow_limit - 1)
-            seen: list[Delivery] = await self.soon(
-                first(deliveries, lambda it: it == Message(last))
-            )
-            assert any(isinstance(delivery, Up) for delivery in seen), seen
-
     # -- outages -----------------------------------------------------------------------------------
 
-    async def test_in_an_outage_links_are_down_and_publishing_fails(
+    async def test_in_an_outage_links_are_lost_and_publishing_fails(
         self, broker: Broker, namespace: str
     ) -> None:
         async with self.open_links(broker, namespace, namespace) as taps, self.outage(broker):
             for tap in taps:
-                await tap.until_any(Down)
+                await self.lost(tap)
                 with pytest.raises(BrokerUnavailableError):
                     await self.soon(tap.link.publish(b"lost"))
+
+    async def test_a_link_that_was_lost_stays_lost(self, broker: Broker, namespace: str) -> None:
+        async with self.open_links(broker, namespace) as (tap,):
+            async with self.outage(broker):
+                await self.lost(tap)
+            await self.until_connected(broker, namespace)
+            with pytest.raises(BrokerUnavailableError):
+                await self.soon(tap.link.publish(b"lost"))
+
+    async def test_what_had_arrived_is_read_before_the_link_is_lost(
+        self, broker: Broker, namespace: str
+    ) -> None:
+        async with self.open_links(broker, namespace) as (tap,):
+            sent = [b"%d" % number for number in range(10)]
+            for payload in sent:
+                await tap.link.publish(payload)
+            await tap.until_message(sent[-1])
+            async with self.outage(broker):
+                await self.lost(tap)
+            assert tap.messages == sent
 
     async def test_in_an_outage_nobody_can_connect(self, broker: Broker, namespace: str) -> None:
         async with self.outage(broker):
@@ -251,45 +256,56 @@ class BrokerContract:
                 await self.soon(opened(broker.connect(namespace, "early")))
         await self.until_connected(broker, namespace)
 
-    async def test_after_an_outage_links_are_up_and_gaps_are_told(
-        self, broker: Broker, namespace: str
+    @pytest.mark.parametrize("outages", [1, 3])
+    async def test_after_an_outage_nothing_is_missed_without_a_gap(
+        self, broker: Broker, namespace: str, outages: int
     ) -> None:
-        async with self.open_links(broker, namespace, namespace) as taps:
-            sender = taps[0]
-            taken = [b"before %d" % number for number in range(10)]
-            for payload in taken:
-                await sender.link.publish(payload)
-            async with self.outage(broker):
-                for tap in taps:
-                    await tap.until_any(Down)
-            for tap in taps:
-                await tap.until_any(Up)
-            for number in range(10):
-                payload = b"after %d" % number
-                await self.soon(sender.link.publish(payload))
-                taken.append(payload)
-            for tap in taps:
-                await tap.until_message(taken[-1])
-                accounted(tap.deliveries, taken)
-                states = [one for one in tap.deliveries if isinstance(one, (Down, Up))]
-                assert isinstance(states[0], Down)
-                assert isinstance(states[-1], Up)
+        """One node goes on after its last link, while another one publishes."""
+        taken: list[bytes] = []
+        deliveries: list[Delivery] = []
+        position: str | None = None
+        for number in range(outages + 1):
+            async with self.open_links(broker, namespace) as (sender,):
+                if number:  # missed, or kept by the broker
+                    taken.append(b"between %d" % number)
+                    await sender.link.publish(taken[-1])
+                async with broker.connect(namespace, "reader", after=position) as link:
+                    tap = Tap(link, self.patience)
+                    if number and position is None:
+                        tap.deliveries.append(Gap("nobody has promised anything"))
+                    async with tap:
+                        taken.extend(b"%d of %d" % (one, number) for one in range(10))
+                        for payload in taken[-10:]:
+                            await sender.link.publish(payload)
+                        await tap.until_message(taken[-1])
+                        if number < outages:
+                            async with self.outage(broker):
+                                await self.lost(tap)
+                                await self.lost(sender)
+                    deliveries += tap.deliveries
+                    position = link.position
+            await self.until_connected(broker, f"{namespace}-other")
+        accounted(deliveries, taken)
 
-    async def test_links_survive_one_outage_after_another(
+    async def test_a_position_that_nobody_knows_is_a_gap(
         self, broker: Broker, namespace: str
     ) -> None:
-        async with self.open_links(broker, namespace, namespace) as taps:
-            for number in range(3):
-                for tap in taps:
-                    tap.deliveries.clear()
-                async with self.outage(broker):
-                    for tap in taps:
-                        await tap.until_any(Down)
-                for tap in taps:
-                    await tap.until_any(Up)
-                await self.soon(taps[0].link.publish(b"after %d" % number))
-                for tap in taps:
-                    await tap.until_message(b"after %d" % number)
+        async with self.open_links(broker, namespace) as (other,):
+            await other.link.publish(b"before")
+            async with (
+                broker.connect(namespace, "reader", after=self.strange_position) as link,
+                Tap(link, self.patience) as tap,
+            ):
+                await other.link.publish(b"after")
+                await tap.until_message(b"after")
+                assert isinstance(tap.deliveries[0], Gap)
+
+    async def test_leaving_a_link_that_is_lost(self, broker: Broker, namespace: str) -> None:
+        connecting = broker.connect(namespace, "node")
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(connecting)
+            async with self.outage(broker):
+                await self.soon(stack.aclose())
 
     async def test_an_outage_cuts_transfers(self, broker: Broker, namespace: str) -> None:
         async with self.open_links(broker, namespace, namespace) as (giver, taker):
@@ -637,14 +653,10 @@ class BrokerContract:
             await self.soon(giving)
         return arrived
 
-    async def until_up(self, link: Link) -> None:
-        """Wait until the link publishes again."""
-        async with asyncio.timeout(self.patience):
-            while True:
-                with suppress(BrokerUnavailableError):
-                    await link.publish(b"up?")
-                    return
-                await asyncio.sleep(0.01)
+    async def lost(self, tap: Tap) -> None:
+        """Wait until a link's deliveries say that it is lost."""
+        with pytest.raises(BrokerUnavailableError):
+            await self.soon(tap.ended())
 
     async def until_connected(self, broker: Broker, namespace: str) -> None:
         """Wait until a link can be opened and delivers."""
@@ -680,10 +692,6 @@ class Tap:
     async def until_message(self, payload: bytes) -> None:
         """Wait for a message with this payload."""
         await self._until(lambda: Message(payload) in self.deliveries)
-
-    async def until_any(self, kind: type[Delivery]) -> None:
-        """Wait for a delivery of this kind."""
-        await self._until(lambda: any(isinstance(one, kind) for one in self.deliveries))
 
     async def ended(self) -> None:
         """Wait until the deliveries end by themselves; raises what they raise."""
@@ -738,18 +746,6 @@ async def opened(connecting: AbstractAsyncContextManager[Link]) -> None:
     """Connect, and leave again."""
     async with connecting:
         pass
-
-
-async def first(
-    deliveries: AsyncIterator[Delivery], wanted: Callable[[Delivery], bool]
-) -> list[Delivery]:
-    """Read until the first delivery that is wanted; returns all that were read."""
-    seen: list[Delivery] = []
-    async for delivery in deliveries:
-        seen.append(delivery)
-        if wanted(delivery):
-            return seen
-    raise AssertionError(f"the deliveries have ended after {seen}")
 
 
 def accounted(deliveries: Sequence[Delivery], taken: Sequence[bytes]) -> None:

@@ -71,11 +71,14 @@ class Lossy:
         self.inner = MemoryBroker()
         self.drops: Callable[[str, bytes], bool] = lambda node, payload: False
         self.dropped = 0
-        self.refuse = 0  # so many publishes to come fail, though nothing says that the link is down
+        self.refuse = 0  # so many publishes of events to come fail
+        self.position: str | None = None  # with one, links go on where the last has ended
 
     @contextlib.asynccontextmanager
-    async def connect(self, namespace: str, node: str) -> AsyncIterator[LossyLink]:
-        async with self.inner.connect(namespace, node) as link:
+    async def connect(
+        self, namespace: str, node: str, *, after: str | None = None
+    ) -> AsyncIterator[LossyLink]:
+        async with self.inner.connect(namespace, node, after=after) as link:
             yield LossyLink(self, link, node)
 
     async def aclose(self) -> None:
@@ -87,11 +90,12 @@ class LossyLink:
         self._broker = broker
         self._link = link
         self._node = node
+        self.position = broker.position
         self.send_transfer = link.send_transfer
         self.receive_transfer = link.receive_transfer
 
     async def publish(self, payload: bytes) -> None:
-        if self._broker.refuse:
+        if self._broker.refuse and is_events(payload):
             self._broker.refuse -= 1
             raise BrokerUnavailableError("not taken")
         await self._link.publish(payload)
@@ -472,6 +476,7 @@ async def test_a_node_that_says_goodbye_is_gone_at_once() -> None:
 async def test_what_the_broker_has_not_taken_is_sent_again() -> None:
     source = SchoolSource(ADA)
     broker = Lossy()
+    broker.position = "kept"
     async with cluster(member(broker, source), member(broker, source)) as (one, other):
         broker.refuse = 2
         ada = await one.repository.update(ADA)

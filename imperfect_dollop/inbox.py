@@ -1,0 +1,78 @@
+"""What has arrived on a link and waits for its reader: bounded, so that a slow reader costs messages, not memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from .broker import Delivery, Gap, Message
+from .errors import BrokerUnavailableError
+
+__all__ = ["INBOX", "Inbox"]
+
+INBOX: Final = 10_000
+"""Messages that wait for a slow reader."""
+
+INBOX_BYTES: Final = 64 << 20
+"""Bytes of the messages that wait; a single one may be larger."""
+
+
+class Inbox:
+    """For one reader. With more than `limit` messages all are dropped, and a gap stands in their place."""
+
+    def __init__(self, limit: int = INBOX) -> None:
+        self._limit = limit
+        self._waiting: deque[Delivery] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+        self._ended = False
+        self._lost: str | None = None
+
+    def put(self, delivery: Delivery) -> None:
+        """Something has arrived."""
+        size = len(delivery.payload) if isinstance(delivery, Message) else 0
+        if self._waiting and (
+            len(self._waiting) >= self._limit or self._bytes + size > INBOX_BYTES
+        ):
+            dropped = len(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+            self._waiting.append(Gap(f"{dropped} messages were waiting and have been dropped"))
+        self._waiting.append(delivery)
+        self._bytes += size
+        self._arrived.set()
+
+    def lose(self, reason: str) -> None:
+        """Nothing more arrives; the reader is told why after it has read what is here."""
+        if self._lost is None:
+            self._lost = reason
+        self._arrived.set()
+
+    def end(self) -> None:
+        """The link was left: the reader is to stop at once."""
+        self._ended = True
+        self._arrived.set()
+
+    def check(self, link: str) -> None:
+        """Raises `BrokerUnavailableError` unless the link is there; `link` says in the message what it is."""
+        if self._ended:
+            raise BrokerUnavailableError(f"{link} was closed")
+        if self._lost is not None:
+            raise BrokerUnavailableError(f"{link} is lost: {self._lost}")
+
+    async def deliveries(self) -> AsyncIterator[Delivery]:
+        """See `imperfect_dollop.broker.Link.deliveries`."""
+        while not self._ended:
+            while self._waiting and not self._ended:
+                delivery = self._waiting.popleft()
+                if isinstance(delivery, Message):
+                    self._bytes -= len(delivery.payload)
+                yield delivery
+            self._arrived.clear()
+            if self._ended:
+                return
+            if self._lost is not None:
+                raise BrokerUnavailableError(self._lost)
+            await self._arrived.wait()
