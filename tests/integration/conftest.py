@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import pytest
+import trustme
 
-from .services import MARIADB, POSTGRES, Service, Services
+from .presence import apart
+from .servers import Certificates, RabbitMQServer, RedisServer
+from .services import MARIADB, POSTGRES, RABBITMQ, REDIS, Service, Services
 
-FIXTURES: Final[dict[str, Service]] = {"postgres_url": POSTGRES, "mariadb_url": MARIADB}
+FIXTURES: Final[dict[str, Service]] = {
+    "postgres_url": POSTGRES,
+    "mariadb_url": MARIADB,
+    "redis_url": REDIS,
+    "rabbitmq_url": RABBITMQ,
+}
 
 SERVICES: Final = pytest.StashKey[Services]()
 
@@ -37,3 +46,64 @@ def postgres_url(pytestconfig: pytest.Config) -> str:
 @pytest.fixture
 def mariadb_url(pytestconfig: pytest.Config) -> str:
     return pytestconfig.stash[SERVICES].url(MARIADB)
+
+
+@pytest.fixture
+def redis_url(pytestconfig: pytest.Config) -> str:
+    return pytestconfig.stash[SERVICES].url(REDIS)
+
+
+@pytest.fixture
+def rabbitmq_url(pytestconfig: pytest.Config) -> str:
+    return pytestconfig.stash[SERVICES].url(RABBITMQ)
+
+
+# -- servers that a test may kill ------------------------------------------------------------------
+# One of each for the whole session, because RabbitMQ takes seconds to start: a test finds it running,
+# with what earlier tests have left in it.
+
+
+@pytest.fixture(scope="session")
+def mortal_redis() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    apart(server.stop())
+
+
+@pytest.fixture(scope="session")
+def mortal_rabbitmq() -> Iterator[RabbitMQServer]:
+    server = RabbitMQServer()
+    yield server
+    apart(server.stop())
+
+
+@pytest.fixture
+async def redis_server(mortal_redis: RedisServer) -> AsyncIterator[RedisServer]:
+    if not mortal_redis.running:
+        await mortal_redis.start()
+    yield mortal_redis
+    mortal_redis.thaw()
+
+
+@pytest.fixture
+async def rabbitmq_server(mortal_rabbitmq: RabbitMQServer) -> AsyncIterator[RabbitMQServer]:
+    if not mortal_rabbitmq.running:
+        await mortal_rabbitmq.start()
+    yield mortal_rabbitmq
+    mortal_rabbitmq.thaw()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    server = authority.issue_cert("localhost", "127.0.0.1")
+    files = Certificates(
+        authority=folder / "authority.pem",
+        certificate=folder / "certificate.pem",
+        key=folder / "key.pem",
+    )
+    authority.cert_pem.write_to_path(str(files.authority))
+    server.cert_chain_pems[0].write_to_path(str(files.certificate))
+    server.private_key_pem.write_to_path(str(files.key))
+    return files

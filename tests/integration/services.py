@@ -1,28 +1,31 @@
-"""Where the servers of the integration tests come from.
+"""Where the servers of the integration tests come from that no test has to kill.
 
 For each, in this order: the URL in its environment variable; a container, if a Docker daemon
-answers; what listens on the usual port of this machine. If there is none of these, its tests are
-skipped, or fail where ``DOLLOP_REQUIRE_SERVICES=1`` promises that it is there.
+answers; a private process, if it is a server of ``servers.py`` and its program is on this machine;
+what listens on the usual port of this machine. If there is none of these, its tests are skipped, or
+fail where ``DOLLOP_REQUIRE_SERVICES=1`` promises that it is there.
 
 A new service is one more `Service` below and one more fixture in ``conftest.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
 import time
-import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from .presence import (
+    absent,
+    apart,
+    docker_answers,
+    rabbitmq_answers,
+    redis_answers,
+    sql_answers,
+)
+from .servers import RabbitMQServer, RedisServer, Server
 
 PATIENCE: Final = 60.0
 """Seconds for a container's server to answer, once its image is here."""
@@ -39,20 +42,12 @@ class Service:
     """With ``{host}`` and ``{port}``: that of a container, and of the server on this machine."""
     port: int
     image: str
-    environment: Mapping[str, str]
-    """Of the container, so that `url` fits."""
-    answers: Callable[[str], Awaitable[object]]
+    answers: Callable[[str], Coroutine[Any, Any, None]]
     """Raises as long as the server at this URL does not answer. A port that is open is not enough:
     Docker opens it before the server does."""
-
-
-async def sql_answers(url: str) -> None:
-    engine = create_async_engine(url, poolclass=NullPool)
-    try:
-        async with asyncio.timeout(5), engine.connect():
-            pass
-    finally:
-        await engine.dispose()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Of the container, so that `url` fits."""
+    private: type[Server] | None = None
 
 
 POSTGRES: Final = Service(
@@ -75,6 +70,26 @@ MARIADB: Final = Service(
     answers=sql_answers,
 )
 
+REDIS: Final = Service(
+    name="Redis",
+    variable="DOLLOP_REDIS_URL",
+    url="redis://{host}:{port}/0",
+    port=6379,
+    image="redis:7.4-alpine",
+    answers=redis_answers,
+    private=RedisServer,
+)
+
+RABBITMQ: Final = Service(
+    name="RabbitMQ",
+    variable="DOLLOP_RABBITMQ_URL",
+    url="amqp://guest:guest@{host}:{port}/",
+    port=5672,
+    image="rabbitmq:4.1-alpine",
+    answers=rabbitmq_answers,
+    private=RabbitMQServer,
+)
+
 
 @dataclass
 class Services:
@@ -90,6 +105,7 @@ class Services:
                 self.found[service.name] = (
                     os.environ.get(service.variable)
                     or self.from_docker(service)
+                    or self.from_program(service)
                     or self.from_this_machine(service)
                 )
             except LookupError as error:
@@ -120,11 +136,22 @@ class Services:
             time.sleep(0.2)
         return url
 
+    def from_program(self, service: Service) -> str | None:
+        if service.private is None or service.private.found() is None:
+            return None
+        server = service.private()
+        self.started.callback(lambda: apart(server.stop()))
+        if (error := failure(server.start())) is not None:
+            raise LookupError(str(error)) from error
+        return server.url
+
     def from_this_machine(self, service: Service) -> str:
         url = service.url.format(host="127.0.0.1", port=service.port)
         if (error := failure(service.answers(url))) is not None:
+            program = f"there is no {service.private.program}, " if service.private else ""
             raise LookupError(
-                f"{service.variable} is not set, Docker does not answer, nor does {url} ({error!r})"
+                f"{service.variable} is not set, Docker does not answer, {program}"
+                f"nor does {url} ({error!r})"
             ) from error
         return url
 
@@ -132,41 +159,10 @@ class Services:
         self.started.close()
 
 
-def docker_answers() -> bool:
+def failure(work: Coroutine[Any, Any, None]) -> Exception | None:
+    """What the work raises."""
     try:
-        from testcontainers.core.docker_client import DockerClient
-    except ImportError:
-        return False
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        try:
-            client = DockerClient(timeout=5).client  # asks the daemon for its version
-        except Exception:  # the package docker has no types, and raises what requests raises too
-            return False
-        finally:
-            gc.collect()  # without a daemon, a socket has been left to the collector
-    client.close()
-    return True
-
-
-def failure(answer: Awaitable[object]) -> Exception | None:
-    """What the awaitable raises, run in a loop of its own beside whatever loop this thread has."""
-
-    async def outcome() -> Exception | None:
-        try:
-            await answer
-        except Exception as error:  # drivers have errors of their own
-            return error
-        return None
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(run, outcome()).result()
-
-
-def run(work: Coroutine[Any, Any, Exception | None]) -> Exception | None:
-    return asyncio.run(work)
-
-
-def absent(reason: str) -> NoReturn:
-    if os.environ.get("DOLLOP_REQUIRE_SERVICES") == "1":
-        pytest.fail(f"{reason}; DOLLOP_REQUIRE_SERVICES=1 promises it", pytrace=False)
-    pytest.skip(reason)
+        apart(work)
+    except Exception as error:  # drivers have errors of their own
+        return error
+    return None
