@@ -463,11 +463,15 @@ async def test_a_proxy_before_a_dead_server(redis_server: RedisServer) -> None:
         writer.transport.abort()
 
 
-async def test_a_stalled_proxy_holds_back_the_sender_and_loses_nothing() -> None:
-    received = 0
+@pytest.mark.parametrize("stalled", [True, False])
+async def test_a_sender_is_held_back_by_a_stall_and_by_a_slow_receiver_and_nothing_is_lost(
+    stalled: bool,
+) -> None:
+    received, reading = 0, asyncio.Event()
 
     async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal received
+        await reading.wait()
         while data := await reader.read(1 << 20):
             received += len(data)
         writer.write(b"all")
@@ -476,7 +480,9 @@ async def test_a_stalled_proxy_holds_back_the_sender_and_loses_nothing() -> None
     listener = await asyncio.start_server(sink, "127.0.0.1", 0)
     async with listener, Proxy("127.0.0.1", listener.sockets[0].getsockname()[1]) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        proxy.stall()
+        if stalled:
+            proxy.stall()
+            reading.set()
         sent, held_back, chunk = 0, False, bytes(1 << 20)
         while not held_back:
             assert sent < 100 * len(chunk), "it takes whatever comes"
@@ -489,6 +495,7 @@ async def test_a_stalled_proxy_holds_back_the_sender_and_loses_nothing() -> None
                 held_back = True
         assert received == 0
         proxy.resume()
+        reading.set()
         writer.write_eof()
         assert await reader.read() == b"all"
         assert received == sent
