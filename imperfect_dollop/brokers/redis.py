@@ -133,8 +133,6 @@ class RedisBroker:
             raise ConfigurationError(
                 "messages are bytes: use a Redis client without decode_responses=True"
             )
-        limit = settings.get("socket_timeout")
-        self.block: float = BLOCK if limit is None else min(BLOCK, limit / 2)
 
     @asynccontextmanager
     async def connect(
@@ -167,12 +165,15 @@ class RedisBroker:
                 connection = await self._pool.get_connection()
         except (RedisError, OSError, TimeoutError) as error:
             raise self.unavailable(error) from error
+        # A client's own limit would end a read that waits at the server; and in Python 3.11 the driver's way
+        # of keeping to it (asyncio.wait_for) can swallow a cancellation. Ours is in `_Wire.call`.
+        limit, connection.socket_timeout = connection.socket_timeout, None
         try:
             yield _Wire(self, connection)
         finally:
+            connection.socket_timeout = limit
             with anyio.CancelScope(shield=True):
-                if self._own:
-                    await connection.disconnect(nowait=True)
+                await connection.disconnect(nowait=True)  # an answer may be on its way still
                 await self._pool.release(connection)
 
     def unavailable(self, error: BaseException) -> BrokerUnavailableError:
@@ -326,7 +327,7 @@ class _RedisLink:
         self.position = place.decode()
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
-        block = max(1, int(self._broker.block * 1_000))
+        block = int(BLOCK * 1_000)
         while not self._ended:
             self._check()
             try:
@@ -334,7 +335,7 @@ class _RedisLink:
                 found, still_there = await self._reading.call(
                     ["XREAD", "COUNT", READ, "BLOCK", block, "STREAMS", self._key, place],
                     ["XRANGE", self._key, place, place],
-                    wait=self._broker.block,
+                    wait=BLOCK,
                 )
                 entries = _entries(found)
                 if not still_there and not entries:
@@ -419,7 +420,7 @@ class _Transfer:
         """Send commands and wait for entries of a stream; an empty list if none come in time."""
         deadline = time.monotonic() + self.timeout
         while True:
-            left = min(self.broker.block, deadline - time.monotonic())
+            left = min(BLOCK, deadline - time.monotonic())
             if left <= 0:
                 return []
             block: Command = ["XREAD", "BLOCK", max(1, int(left * 1_000)), *read]

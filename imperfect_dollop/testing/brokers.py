@@ -693,6 +693,10 @@ class Tap:
         """Wait for a message with this payload."""
         await self._until(lambda: Message(payload) in self.deliveries)
 
+    async def until_gap(self) -> None:
+        """Wait for a `Gap`."""
+        await self._until(lambda: any(isinstance(one, Gap) for one in self.deliveries))
+
     async def ended(self) -> None:
         """Wait until the deliveries end by themselves; raises what they raise."""
         assert self._task is not None
@@ -732,7 +736,7 @@ class Tap:
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def give_all(link: Link, address: str, chunks: Sequence[bytes], timeout: float) -> None:
