@@ -16,6 +16,8 @@ from .ports import LOOPBACK, Port
 Direction = Literal["up", "down"]
 """To the server, and back from it."""
 
+USUAL_PORTS: Final = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
+
 CHUNK: Final = 65_536
 UNDER_WAY: Final = 64
 """Chunks that a connection holds back in each direction before it stops reading."""
@@ -64,8 +66,7 @@ class Proxy:
         """A proxy for the server at this URL."""
         parts = urlsplit(url)
         assert parts.hostname is not None
-        assert parts.port is not None, "the port is to be explicit"
-        return cls(parts.hostname, parts.port)
+        return cls(parts.hostname, parts.port or USUAL_PORTS[parts.scheme])
 
     @property
     def port(self) -> int:
@@ -158,7 +159,9 @@ class Proxy:
     async def _end(self, *carriers: asyncio.Task[None]) -> None:
         for carrier in carriers:
             carrier.cancel()
-        await asyncio.gather(*carriers, return_exceptions=True)
+        for outcome in await asyncio.gather(*carriers, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
 
     def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         if self._listener is None:  # closed while this one came in
@@ -167,7 +170,12 @@ class Proxy:
         self.accepted += 1
         carrier = asyncio.create_task(self._carry(reader, client))
         self._carriers.add(carrier)
-        carrier.add_done_callback(self._carriers.discard)
+        carrier.add_done_callback(self._ended)
+
+    def _ended(self, carrier: asyncio.Task[None]) -> None:
+        # One that failed, by a fault of this proxy, is kept for who ends it to say so.
+        if carrier.cancelled() or carrier.exception() is None:
+            self._carriers.discard(carrier)
 
     async def _carry(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
@@ -189,7 +197,7 @@ class Proxy:
             client.close()
             server.close()
         except* OSError:
-            pass  # one side has reset it, and now the other is reset
+            await self._flowing.wait()  # one side has reset it, and so is the other, in its time
         finally:
             connection.reset()
             self._carried.discard(connection)

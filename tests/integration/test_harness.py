@@ -19,9 +19,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from . import services
 from .presence import rabbitmq_answers, redis_answers
-from .proxy import Proxy
+from .proxy import Proxy, reset
 from .servers import Certificates, RabbitMQServer, RedisServer, Server
-from .services import RABBITMQ, REDIS, Services
+from .services import REDIS, Services
 
 QUIET = 0.2
 """Seconds of silence that count as silence: an answer takes a thousandth of that."""
@@ -176,6 +176,11 @@ async def test_without_the_program_a_test_is_skipped_or_fails_as_promised(
 # -- where services come from ----------------------------------------------------------------------
 
 
+async def test_the_services_answer(redis_url: str, rabbitmq_url: str) -> None:
+    await redis_answers(redis_url)
+    await rabbitmq_answers(rabbitmq_url)
+
+
 def test_a_url_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOLLOP_REDIS_URL", "redis://example.org:1/0")
     assert Services().find(REDIS) == "redis://example.org:1/0"
@@ -265,16 +270,6 @@ class Callers:
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Far:
-    return Far(redis_url, b"PING\r\n", b"+PONG\r\n")
-
-
-@pytest.fixture
-def rabbitmq(rabbitmq_url: str) -> Far:
-    return Far(rabbitmq_url, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")
-
-
-@pytest.fixture
 async def proxy(far: Far) -> AsyncIterator[Proxy]:
     async with Proxy.before(far.url) as proxy:
         yield proxy
@@ -330,6 +325,16 @@ class OnAnyServer:
         await old.hears()
         await new.hears()
 
+    async def test_a_stall_delays_a_reset_too(self, proxy: Proxy, callers: Callers) -> None:
+        caller = await callers.another_that_is_served()
+        proxy.stall()
+        reset(caller.writer)
+        await asyncio.sleep(QUIET)
+        assert proxy.connections == 1
+        proxy.resume()
+        while proxy.connections:
+            await asyncio.sleep(0)
+
     async def test_a_half_open_link_tells_nobody(self, proxy: Proxy, callers: Callers) -> None:
         old = await callers.another()
         proxy.half_open()
@@ -384,8 +389,8 @@ class OnAnyServer:
 
 class TestToRedis(OnAnyServer):
     @pytest.fixture
-    def far(self, redis: Far) -> Far:
-        return redis
+    def far(self, redis_server: RedisServer) -> Far:
+        return Far(redis_server.url, b"PING\r\n", b"+PONG\r\n")
 
     async def test_the_driver_goes_through_it(self, far: Far, proxy: Proxy) -> None:
         async with Redis.from_url(proxy.url(far.url)) as client:
@@ -440,8 +445,8 @@ class TestToRedis(OnAnyServer):
 
 class TestToRabbitMQ(OnAnyServer):
     @pytest.fixture
-    def far(self, rabbitmq: Far) -> Far:
-        return rabbitmq
+    def far(self, rabbitmq_server: RabbitMQServer) -> Far:
+        return Far(rabbitmq_server.url, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")
 
     async def test_the_driver_goes_through_it(self, far: Far, proxy: Proxy) -> None:
         async with await aio_pika.connect(proxy.url(far.url)):
@@ -509,7 +514,3 @@ async def test_a_url_through_the_proxy_keeps_all_but_host_and_port() -> None:
     assert through == f"amqps://user:p%40ss@127.0.0.1:{proxy.port}/host?heartbeat=3"
     async with proxy:
         pass
-
-
-def test_every_service_knows_its_private_server() -> None:
-    assert (REDIS.private, RABBITMQ.private) == (RedisServer, RabbitMQServer)
