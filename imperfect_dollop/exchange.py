@@ -15,7 +15,7 @@ from .replica.messages import Take, encode
 from .replica.replica import Effect, Replica
 from .replica.snapshot import Donor, Joiner
 
-__all__ = ["MAX_DONATIONS", "TRANSFER_TIMEOUT", "Joining", "give"]
+__all__ = ["BUSY", "MAX_DONATIONS", "TRANSFER_TIMEOUT", "Joining", "give"]
 
 logger: Final = logging.getLogger(__name__)
 
@@ -27,6 +27,9 @@ CATCH_UP_SECONDS: Final = 2.0
 
 MAX_DONATIONS: Final = 8
 """Snapshots that a node gives at the same time. Whoever is refused asks another, or waits."""
+
+BUSY: Final = "busy"
+"""Why a node refuses that will be able to give soon, as will those that it gives to now."""
 
 
 async def give(link: Link, donor: Donor[Any, Any], address: str) -> None:
@@ -48,6 +51,7 @@ class Joining:
         self._arrivals = anyio.Event()
         self.address: str = ""
         self.donor: str = ""
+        self.busy: bool = False  # the last donor was; it may be asked again
         self._scope = anyio.CancelScope()
 
     def arrived(self) -> None:
@@ -57,12 +61,13 @@ class Joining:
     def refused(self, reason: str) -> None:
         """The donor does not give."""
         logger.info("%s: the donor refuses: %s", self._repository, reason)
+        self.busy = reason == BUSY
         self._scope.cancel(reason)
 
     async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         """Take a snapshot from `donor`; ``None`` if nothing came of it."""
         replica, joiner = self._replica, self._joiner
-        self.address, self.donor = address, donor
+        self.address, self.donor, self.busy = address, donor, False
         buckets = joiner.begin(address)
         with anyio.CancelScope() as self._scope:
             try:

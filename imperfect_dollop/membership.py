@@ -39,6 +39,9 @@ PIPELINE: Final = 8
 """Messages that may be on their way to the broker: with fewer, its answers are waited for; with more, events that
 could have shared a message do not."""
 
+SHORTEST_GAP: Final = 0.05
+"""Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
+
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
 
@@ -64,7 +67,7 @@ class Membership:
         self.failure: str | None = None  # why the broker is away
         self.rejected: int = 0  # messages that were none
         self.members: Members = Members(origin, heartbeat)
-        self.echoed: anyio.Event = anyio.Event()  # our own messages come back
+        self.listening: bool = False  # our own messages come back
         self.listening_since: float = 0.0  # monotonic
         self.attempted: anyio.Event = anyio.Event()  # the first attempt to connect has ended
         self.closed: bool = False
@@ -81,6 +84,8 @@ class Membership:
         self._first_beat = 1  # of this link
         self._echo = 0  # the last of them that came back
         self._beat_due = 0.0
+        self._beaten = 0.0  # monotonic, when the last heartbeat was made
+        self._shortest_gap = min(SHORTEST_GAP, heartbeat / 20)
         self._leaving = False
         self._work = anyio.Event()
         self._news = anyio.Event()
@@ -93,8 +98,11 @@ class Membership:
         self._work.set()
 
     def beat_now(self) -> None:
-        """Something has changed that the others should know before the next heartbeat is due."""
-        self._beat_due = 0.0
+        """Something has changed that the others should know before the next heartbeat is due.
+
+        At once, unless the last heartbeat is only just gone: when a fleet starts, one answers many newcomers.
+        """
+        self._beat_due = min(self._beat_due, self._beaten + self._shortest_gap)
         self._work.set()
 
     async def news(self, timeout: float) -> None:
@@ -189,7 +197,7 @@ class Membership:
             while numbered := [seat for seat in self._seats.values() if seat.numbered]:
                 await self._send_batch(group, numbered[0])
             now = time.monotonic()
-            self._beat_due = now + self.heartbeat
+            self._beaten, self._beat_due = now, now + self.heartbeat
             self._look_around(now)
             beat = self._heartbeat()
             self.members.beat(beat.number, now)
@@ -322,9 +330,8 @@ class Membership:
             self.members.echoed(beat.number)
             if beat.number >= self._first_beat:  # only now is it certain that the link works
                 self._backoff.succeeded()
-            if not self.echoed.is_set():
-                self.listening_since = time.monotonic()
-                self.echoed.set()
+            if not self.listening:
+                self.listening, self.listening_since = True, time.monotonic()
             self._pulse()
             return
         before = self.members.alive.get(beat.origin)
@@ -366,7 +373,7 @@ class Membership:
             logger.warning("%s: the broker is away: %s", self.name, reason)
             self.failure = reason
         self.up, self.link = False, None
-        self.echoed = anyio.Event()
+        self.listening = False
         self._lost_link()
         self._pulse()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import time
 from collections import deque
@@ -12,7 +13,8 @@ import anyio
 
 from .broker import Link
 from .errors import BrokerUnavailableError
-from .exchange import MAX_DONATIONS, Joining, give
+from .exchange import BUSY, MAX_DONATIONS, Joining, give
+from .freshness import Backoff
 from .outbox import Outbox
 from .replica.messages import Event, Events, Phase, Refuse, Take, encode
 from .replica.replica import Effect, Replica
@@ -33,8 +35,18 @@ SETTLE_SECONDS: Final = 0.02
 TURN_BEATS: Final = 3
 """Heartbeats for which nobody has begun to load, after which a node loads out of turn."""
 
-ROUND_TRIP_SECONDS: Final = 1.0
-"""The longest wait for an own heartbeat to come back before it is concluded that there is no donor."""
+MAX_ANSWERS: Final = 1_000
+"""Siblings that are answered at the same time when they ask for a snapshot, nearly all of them with a refusal."""
+
+BUSY_PAUSE: Final = 0.05
+LONGEST_BUSY_PAUSE: Final = 1.0
+BUSY_SECONDS: Final = 30.0
+"""Pauses before a donor is asked again that is busy, and how long that may go on before it counts as no donor. Each
+round of a large fleet's start has `MAX_DONATIONS` + 1 times as many donors as the one before."""
+
+ROUND_TRIP_SECONDS: Final = 5.0
+"""The longest wait for an own heartbeat to come back before it is concluded that there is no donor. A link over which
+nothing comes back at all is lost before that."""
 
 
 class Seat:
@@ -49,6 +61,7 @@ class Seat:
         self.name = name
         self.outbox: Outbox = Outbox(outbox)
         self.donating: int = 0
+        self._answering = 0
         self._supervisor = supervisor
         self._offer_wait = offer_wait
         self._batches: deque[Events] = deque()  # numbered, and not known to have been taken
@@ -123,9 +136,9 @@ class Seat:
 
     def asked(self, take: Take) -> None:
         """A sibling wants a snapshot."""
-        if self.donating >= 2 * MAX_DONATIONS:
-            return  # not even a refusal: whoever asks that often is answered by its time-out
-        self.donating += 1
+        if self._answering >= MAX_ANSWERS:
+            return  # whoever asks that often is answered by its time-out
+        self._answering += 1
         self._supervisor.spawn(self._answer, take, name=f"snapshot of {self.name}")
 
     def refused(self, refuse: Refuse) -> None:
@@ -141,27 +154,28 @@ class Seat:
 
     async def _answer(self, take: Take) -> None:
         try:
-            await self._give(take)
+            reason = self._why_not(take)
+            if reason is None:
+                await self._give(take)
+            else:
+                refusal = Refuse(self.membership.origin, take.address, reason)
+                await self.membership.publish(encode(refusal))
         except BrokerUnavailableError as error:
             logger.info("%s: a snapshot was not taken to its end: %s", self.name, error)
         finally:
-            self.donating -= 1
+            self._answering -= 1
+
+    def _why_not(self, take: Take) -> str | None:
+        replica = self.replica
+        if take.fingerprint != replica.rows.fingerprint:
+            return "another schema"
+        if replica.cold or not replica.whole or self.session.closed:
+            return "no copy here"
+        return BUSY if self.donating >= MAX_DONATIONS else None
 
     async def _give(self, take: Take) -> None:
-        link = self.membership.link
-        replica = self.replica
+        link, replica = self.membership.link, self.replica
         if link is None:
-            return
-        reason = None
-        if take.fingerprint != replica.rows.fingerprint:
-            reason = "another schema"
-        elif replica.cold or not replica.whole or self.session.closed:
-            reason = "no copy here"
-        elif self.donating > MAX_DONATIONS:
-            reason = "busy"
-        if reason is not None:
-            refusal = Refuse(self.membership.origin, take.address, reason)
-            await self.membership.publish(encode(refusal))
             return
         donor = Donor(
             replica,
@@ -169,7 +183,11 @@ class Seat:
             clean=lambda: self.session.upkeep.clean and not replica.cold,
             number=self._number_all,
         )
-        await give(link, donor, take.address)
+        self.donating += 1
+        try:
+            await give(link, donor, take.address)
+        finally:
+            self.donating -= 1
 
     # -- Siblings --------------------------------------------------------------------------------
 
@@ -192,22 +210,28 @@ class Seat:
         A node that has just begun to listen gives the others `offer_wait` seconds to be heard.
         """
         membership, fingerprint = self.membership, self.replica.rows.fingerprint
-        with anyio.move_on_after(self._offer_wait):
-            await membership.echoed.wait()
+        with anyio.move_on_after(ROUND_TRIP_SECONDS):
+            while membership.up and not membership.listening:
+                await membership.news(ROUND_TRIP_SECONDS)
         joining = Joining(self.replica, self.name)
         tried: set[str] = set()
         settled = looked_again = False
-        while membership.link is not None and membership.echoed.is_set():
+        backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)
+        patient_until = time.monotonic() + BUSY_SECONDS
+        while membership.link is not None and membership.listening:
             donor = membership.members.donor(self.name, fingerprint, clean=clean, without=tried)
             if donor is not None and not settled:
                 settled = True
                 await anyio.sleep(SETTLE_SECONDS)
                 continue
             if donor is not None:
-                tried.add(donor)
                 effects = await self._take(joining, membership.link, donor)
                 if effects is not None:
                     return effects
+                if joining.busy and time.monotonic() < patient_until:
+                    await anyio.sleep(backoff.failed(random.random()))
+                else:
+                    tried.add(donor)
                 continue
             left = membership.listening_since + self._offer_wait - time.monotonic()
             if not clean or membership.members.loading(self.name, fingerprint):

@@ -35,7 +35,6 @@ import aio_pika
 import aiormq
 import anyio
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
@@ -62,9 +61,10 @@ HEARTBEAT: Final = 10
 """Seconds, of AMQP; a URL may ask for others. The node's own heartbeats notice a dead link earlier."""
 
 CLOSE_SECONDS: Final = 3.0
-"""For closing a connection in order, and less than that for a channel; then it is cut."""
+"""For closing a connection in order; then it is cut."""
 
 GOODBYE_SECONDS: Final = 1.0
+"""For telling the other end that a transfer is cut."""
 
 ATTEMPTS: Final = 5
 """To listen: the exchange goes with its last queue, which may be just after we have declared it."""
@@ -146,7 +146,7 @@ class RabbitMQBroker:
         self, namespace: str, node: str, *, after: str | None = None
     ) -> AsyncIterator[_RabbitMQLink]:
         """See `imperfect_dollop.broker.Broker.connect`."""
-        async with self._connection(node) as connection, AsyncExitStack() as channels:
+        async with AsyncExitStack() as channels, self._connection(node) as connection:
             link = _RabbitMQLink(self, connection, namespace)
             if after is not None:
                 link.inbox.put(Gap("nothing was kept for a link that was lost"))
@@ -178,16 +178,15 @@ class RabbitMQBroker:
 
     @contextmanager
     def mapped(self) -> Iterator[None]:
-        """A driver's error is a `BrokerUnavailableError`."""
+        """A driver's error is a `BrokerUnavailableError`; only calls of the driver belong in here."""
         try:
             yield
-        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-            what = str(error) or (
-                f"no answer in {self.timeout:g} s"
-                if isinstance(error, TimeoutError)
-                else type(error).__name__
-            )
-            raise BrokerUnavailableError(f"{self.where}: {what}") from error
+        except (
+            Exception
+        ) as error:  # it knows many, a bare Exception for a closed connection among them
+            silent = isinstance(error, TimeoutError)
+            what = f"no answer in {self.timeout:g} s" if silent else "the connection was closed"
+            raise BrokerUnavailableError(f"{self.where}: {str(error) or what}") from error
         except asyncio.CancelledError as error:
             # The driver hands this out, too, to whoever waits on a connection that is closed.
             task = asyncio.current_task()
@@ -230,8 +229,10 @@ class RabbitMQBroker:
                     underlay = await channel.get_underlay_channel()
             yield underlay
         finally:
+            # Not to be cancelled: the driver would close the channel a second time, which the server answers by
+            # closing the connection. It has a time-out of its own, and ends with the connection.
             if channel.is_initialized:
-                with anyio.move_on_after(GOODBYE_SECONDS, shield=True), self.suppressed():
+                with anyio.CancelScope(shield=True), self.suppressed():
                     await channel.close()
 
     @contextmanager
@@ -509,7 +510,7 @@ class _Sender:
                     f"the receiver of {self._end.address!r} read nothing for {self._end.timeout:g} s"
                 )
             kind, body = message
-            if kind != CREDIT:
+            if kind != CREDIT or not body.isdigit():
                 raise self._end.cut(f"the receiver says {kind!r}")
             self._read = int(body)
         await self._end.say(CHUNK, bytes(chunk))

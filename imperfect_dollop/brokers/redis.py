@@ -521,7 +521,7 @@ class _Sender:
 
     def _note(self, entries: list[tuple[str, bytes, bytes]]) -> None:
         for self._credit, field, value in entries:
-            if field == CUT:
+            if field != CHUNK or not value.isdigit():
                 raise self._transfer.cut()
             self._read = int(value)
 

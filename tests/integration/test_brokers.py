@@ -102,9 +102,7 @@ class TestRabbitMQThatWasHandedIn(TestRabbitMQ):
     """A robust connection, which comes back by itself; ours does not rely on it."""
 
     @pytest.fixture
-    async def broker(  # type: ignore[override]
-        self, proxy: Proxy, url: str
-    ) -> AsyncIterator[RabbitMQBroker]:
+    async def broker(self, proxy: Proxy, url: str) -> AsyncIterator[RabbitMQBroker]:
         connection = await aio_pika.connect_robust(proxy.url(url), reconnect_interval=0.05)
         broker = RabbitMQBroker(connection)
         broker.proxy = proxy  # type: ignore[attr-defined]
