@@ -2,7 +2,7 @@
 
 ``python -m imperfect_dollop.demo``, or ``dollop demo``, needs nothing but the extra ``cli``: the table is in
 a SQLite file in a temporary directory, the broker is ``memory://``. Every node has a repository and an
-engine of its own, as if it were a process of its own.
+engine of its own, as if it were a process of its own; with any other broker it is one.
 
 `run` is the demo without its display.
 """
@@ -10,18 +10,25 @@ engine of its own, as if it were a process of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
-import logging
+import signal
 import sys
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
+from .log import show_log
 from .options import Options
 from .report import Check, Report, Step
+from .urls import Need, needed_for
 
 __all__ = ["Check", "Options", "Report", "Step", "main", "run"]
 
-NEEDED: Final = ("rich", "sqlalchemy", "greenlet", "aiosqlite")
-"""Modules that the extra ``cli`` brings."""
+NEEDED: Final = tuple(
+    Need(module, "'imperfect-dollop[cli]'")
+    for module in ("rich", "sqlalchemy", "greenlet", "aiosqlite")
+)
+"""What the extra ``cli`` brings."""
 
 
 async def run(options: Options) -> Report:
@@ -34,30 +41,35 @@ async def run(options: Options) -> Report:
 def main(options: Options) -> int:
     """Run the demo for a person at a terminal; the exit code.
 
-    0 if every check held, 1 if not, 2 if the extra ``cli`` is not installed, 130 if interrupted.
+    0 if every check held, 1 if not, 2 if something is not installed or the database does not let the demo
+    begin, 130 if interrupted.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [
+        f"the demo needs {need.module}: pip install {need.install}\n"
+        for need in (*NEEDED, *needed_for(options.broker, options.database))
+        if importlib.util.find_spec(need.module) is None
+    ]
     if missing:
-        sys.stderr.write(
-            f"the demo needs {', '.join(missing)}, which the extra cli brings:"
-            " pip install 'imperfect-dollop[cli]'\n"
-        )
+        sys.stderr.write("".join(missing))
         return 2
+    from .play import NoTableError
     from .show import perform
 
-    _log(options.log)
+    show_log(options.log)
     try:
-        report = asyncio.run(perform(options))
-    except KeyboardInterrupt:
+        report = asyncio.run(_interruptible(perform(options)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
+    except NoTableError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     return 0 if report.held else 1
 
 
-def _log(level: str | None) -> None:
-    """Show the library's log on standard error, or nothing of it: failures are part of the demo."""
-    logger = logging.getLogger("imperfect_dollop")
-    if level is None:
-        logger.addHandler(logging.NullHandler())
-    else:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        logger.setLevel(level)
+async def _interruptible(performance: Coroutine[Any, Any, Report]) -> Report:
+    """SIGTERM ends the demo as Ctrl-C does: no table and no process is left behind."""
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):  # on Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await performance

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from typing import Final
-from urllib.parse import urlsplit
 
-from ..brokers import SCHEMES
 from ..errors import ConfigurationError
+from .urls import SQLITE, async_url, check_broker
 
 __all__ = ["LEVELS", "Options", "add_arguments", "options_of"]
 
@@ -30,6 +29,10 @@ class Options:
     seed: int = 1
     """Decides which rows are written, and on which nodes."""
     broker: str = "memory://demo"
+    database: str = SQLITE
+    """Its URL, or "sqlite" for a file that is gone with the demo."""
+    processes: bool | None = None
+    """Whether every node is a process of its own; by default it is, unless the broker is ``memory://``."""
     patience: float = 20.0
     """Seconds for which a condition is waited for before its check has failed."""
     plain: bool = False
@@ -49,9 +52,15 @@ class Options:
             )
         if not self.patience > 0:
             raise ConfigurationError(f"patience={self.patience!r} must be seconds above 0")
-        if urlsplit(self.broker).scheme not in SCHEMES:
-            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise ConfigurationError(f"broker={self.broker!r}: the demo knows {known}")
+        check_broker(self.broker)
+        async_url(self.database)
+
+    @property
+    def apart(self) -> bool:
+        """Whether every node is a process of its own."""
+        if self.processes is None:
+            return not self.broker.startswith("memory:")
+        return self.processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +77,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number("--deletes", "rows to delete (half of the rows)")
     number("--seed", "which rows are written, and on which nodes (%(default)s)", usual.seed)
     parser.add_argument(
-        "--broker", metavar="URL", default=usual.broker, help="what joins the nodes (%(default)s)"
+        "--broker",
+        metavar="URL",
+        default=usual.broker,
+        help="what joins the nodes; unless it is memory://, each is a process of its own (%(default)s)",
+    )
+    parser.add_argument(
+        "--database",
+        metavar="URL",
+        default=usual.database,
+        help="where the table is: postgresql://..., mysql://..., mariadb://... (%(default)s, in a file)",
     )
     parser.add_argument(
         "--patience",
@@ -87,7 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Options:
     """What was asked for on a command line; ends the process with a message if it cannot be."""
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)}
+    names = {field.name for field in dataclasses.fields(Options)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
     shares = {
         "creates": given["rows"] // 100,
         "updates": given["rows"] // 100,

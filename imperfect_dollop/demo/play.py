@@ -13,11 +13,16 @@ from .options import Options
 from .report import Report, Step
 from .stage import Stage
 from .steps import STEPS
+from .urls import masked
 
-__all__ = ["Demo"]
+__all__ = ["Demo", "NoTableError"]
 
 FIRST_NAMES: Final = ("Ada", "Alan", "Barbara", "Edsger", "Frances", "Grace", "John", "Margaret")
 CITIES: Final = ("Amsterdam", "Lisbon", "London", "Oslo", "Paris", "Prague", "Rome", "Vienna")
+
+
+class NoTableError(RuntimeError):
+    """The database does not let the demo begin."""
 
 
 class Demo:
@@ -32,29 +37,37 @@ class Demo:
         """Go through all steps. An unexpected exception ends its step, and is in the report."""
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="dollop-demo-") as directory:
-            database = Database(directory)
-            try:
+            async with Database(self.options.database, directory) as database:
                 async with Cluster(self.options, database) as self.cluster:
                     await self._play(database, self.cluster)
                 self.report.counted = self.cluster.counted
-            finally:
-                await database.aclose()
         self.report.seconds = time.perf_counter() - began
         return self.report
 
     async def _play(self, database: Database, cluster: Cluster) -> None:
         chance = random.Random(self.options.seed)
         students = _students(self.options.rows, chance)
-        await database.fill(students.values())
+        try:
+            await database.fill(students.values())
+        except Exception as error:  # drivers have errors of their own
+            where = masked(self.options.database)
+            raise NoTableError(f"no table can be made in {where}: {error!r}") from error
         stage = Stage(self.options, database, cluster, chance, students)
         for step, (_, play) in zip(self.report.steps, STEPS, strict=True):
             step.begin()
             try:
                 await play(stage, step)
             except Exception as error:
-                step.end(error)
+                step.end(_first(error))
                 return
             step.end()
+
+
+def _first(error: Exception) -> Exception:
+    """Of errors in a group, the one that ended the others."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _students(rows: int, chance: random.Random) -> dict[int, Student]:

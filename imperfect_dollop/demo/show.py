@@ -14,10 +14,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from .cluster import Member
+from .cluster import every
+from .member import Member
 from .options import Options
 from .play import Demo
+from .remote import MemberDiedError
 from .report import Report, Step
+from .urls import SQLITE, masked
 
 __all__ = ["perform"]
 
@@ -35,17 +38,22 @@ async def perform(options: Options) -> Report:
         console.width = PIPED_WIDTH
     plain = options.plain or options.log is not None or not console.is_terminal
     demo = Demo(options)
-    console.print(
-        f"{options.nodes} nodes on {options.broker}, {options.rows:,} rows in SQLite,"
-        f" seed {options.seed}",
-        highlight=False,
-    )
+    console.print(_headline(options), highlight=False, markup=False)
     async with anyio.create_task_group() as watching:
         watching.start_soon(_tell if plain else _draw, console, demo)
         await demo.run()
         watching.cancel_scope.cancel()
     _conclude(console, demo.report)
     return demo.report
+
+
+def _headline(options: Options) -> str:
+    who = "nodes, each a process of its own," if options.apart else "nodes in one process"
+    where = "SQLite" if options.database == SQLITE else masked(options.database)
+    return (
+        f"{options.nodes} {who} on {masked(options.broker)}, {options.rows:,} rows in {where},"
+        f" seed {options.seed}"
+    )
 
 
 # -- while it runs ---------------------------------------------------------------------------------
@@ -78,6 +86,10 @@ async def _draw(console: Console, demo: Demo) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             nodes = [] if demo.cluster is None else demo.cluster.members
+            try:
+                await every(nodes, lambda member: member.look())
+            except* MemberDiedError:
+                nodes = list(nodes)  # "dead" is what its figures say; the step that needs it fails
             steps = _steps(console, demo.report.steps, spinner)
             live.update(Group(steps, "", _nodes(nodes)), refresh=True)
             await anyio.sleep(FRAME)
@@ -103,16 +115,15 @@ def _steps(console: Console, steps: list[Step], spinner: Spinner) -> Table:
 def _nodes(members: list[Member]) -> Table:
     table = Table("node", "state", "rows", "digest", "wrote", "heard of", "snapshots", box=None)
     for member in members:
-        students = member.students
-        stats = students.stats
+        figures = member.figures
         table.add_row(
             member.name,
-            Text(students.state, "green" if students.state == "ready" else "yellow"),
-            f"{students.info().entities:,}",
-            member.digest,
-            f"{stats.writes:,}",
-            f"{stats.applied:,}",
-            f"{stats.snapshots}",
+            Text(figures.state, "green" if figures.state == "ready" else "yellow"),
+            f"{figures.entities:,}",
+            figures.digest,
+            f"{figures.stats.writes:,}",
+            f"{figures.stats.applied:,}",
+            f"{figures.stats.snapshots}",
         )
     return table
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
+import time
 from collections.abc import Callable
+from typing import Final
 
-from .cluster import Cluster, Member, until
+from .cluster import Cluster
 from .database import Database, Student
+from .member import Member
 from .options import Options
 from .report import Step
 
 __all__ = ["Stage"]
+
+PAUSE: Final = 0.02
+"""Seconds between two looks at all members."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -43,10 +50,32 @@ class Stage:
             self.expected[key] = row
 
     async def until(self, condition: Callable[[], bool]) -> bool:
-        """Wait for a condition as long as the options say; whether it came about."""
-        return await until(condition, self.options.patience)
+        """Look at the members until their figures fulfil a condition; whether they did in time."""
+        deadline = time.perf_counter() + self.options.patience
+        while True:
+            await self.cluster.look()
+            if condition():
+                return True
+            if time.perf_counter() >= deadline:
+                return False
+            await asyncio.sleep(PAUSE)
 
-    def check_reads(self, step: Step, *, since: int) -> None:
+    async def check_reads(self, step: Step, *, since: int) -> None:
         """That the database was asked once for the whole table since there were that many reads."""
-        reads = self.database.whole_reads.total() - since
+        reads = await self.cluster.whole_reads() - since
         step.check(f"reads of the whole table, counted at the database: {reads}", reads == 1)
+
+    async def check_members(self, step: Step) -> None:
+        """That each node knows of all others, and of no more than there are."""
+        members = self.cluster.members
+
+        def seeing() -> int:
+            return sum(member.figures.members == len(members) for member in members)
+
+        await self.until(lambda: seeing() == len(members))
+        failures = [member.figures.failure for member in members if member.figures.failure]
+        why = f"; {failures[0]}" if failures else ""
+        step.check(
+            f"{seeing()} of {len(members)} nodes see {len(members)} nodes on the broker{why}",
+            seeing() == len(members),
+        )

@@ -7,13 +7,12 @@ waited for, never slept for.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from .. import DollopError, SourceUnavailableError
-from .cluster import Member
 from .database import Student
+from .member import Figures, Member
 from .report import Step
 from .stage import Stage
 from .writes import Write, write_much
@@ -27,17 +26,18 @@ async def start(stage: Stage, step: Step) -> None:
     """All nodes start at once; one of them reads the table and gives its copy to the others."""
     cluster, nodes = stage.cluster, stage.options.nodes
     await cluster.start(f"node-{number}" for number in range(1, nodes + 1))
-    await stage.until(lambda: cluster.all_hold(stage.expected))
-    holding = cluster.holding(stage.expected)
+    differing = await cluster.differing(stage.expected, stage.options.patience)
+    holding = nodes - len(differing)
     step.check(
         f"{holding} of {nodes} nodes hold all {len(stage.expected):,} rows", holding == nodes
     )
-    stage.check_reads(step, since=0)
+    await stage.check_members(step)
+    await stage.check_reads(step, since=0)
 
 
 async def change_behind(stage: Stage, step: Step) -> None:
     """Rows are changed by SQL; one node refreshes, and all know."""
-    cluster, reads = stage.cluster, stage.database.whole_reads.total()
+    cluster, reads = stage.cluster, await stage.cluster.whole_reads()
     victim, removed = stage.any_students(2)
     changed = dataclasses.replace(victim, city="Sydney", version=victim.version + 1)
     added = Student(max(stage.expected) + 1, "Hidden", "Sydney")
@@ -46,20 +46,20 @@ async def change_behind(stage: Stage, step: Step) -> None:
         stage.expect(key, row)
     member = stage.any_member()
     await _refresh(step, member)
-    await stage.until(lambda: cluster.all_hold(stage.expected))
+    differing = await cluster.differing(stage.expected, stage.options.patience)
     for what, key in (("changed", changed.id), ("added", added.id), ("removed", removed.id)):
-        showing = cluster.showing(key, stage.expected.get(key))
+        showing = sum(key not in differing.get(member.name, []) for member in cluster.members)
         step.check(
             f"row {key:,}, {what} by SQL: {showing} of {len(cluster.members)} nodes know after a"
             f" refresh on {member.name}",
             showing == len(cluster.members),
         )
-    stage.check_reads(step, since=reads)
+    await stage.check_reads(step, since=reads)
 
 
 async def _refresh(step: Step, member: Member) -> None:
     try:
-        await member.students.refresh()
+        await member.refresh()
     except DollopError as error:
         step.check(f"a refresh on {member.name} has failed with {error!r}", False)
 
@@ -69,27 +69,27 @@ async def lose_source(stage: Stage, step: Step) -> None:
     await stage.database.hide()
     stage.witness, (student,) = stage.any_member(), stage.any_students(1)
     try:
-        await stage.witness.students.update(dataclasses.replace(student, city="Nowhere"))
+        await stage.witness.write("update", dataclasses.replace(student, city="Nowhere"))
         outcome, held = "has gone through", False
     except SourceUnavailableError:
         outcome, held = "has failed with SourceUnavailableError", True
     except DollopError as error:
         outcome, held = f"has failed with {error!r}", False
     step.check(f"the table is away; a write on {stage.witness.name} {outcome}", held)
-    state = stage.witness.students.state
+    state = (await stage.witness.look()).state
     step.check(f"{stage.witness.name} now calls itself {state}", state == "degraded")
     await _check_answers(stage, step, stage.cluster.members)
 
 
 async def _check_answers(stage: Stage, step: Step, members: Sequence[Member]) -> None:
-    began = time.perf_counter()
-    answers = sum([await member.answers(stage.expected) for member in members])
-    each = (time.perf_counter() - began) / max(1, answers)
+    answers = [await member.answers(stage.expected) for member in members]
+    right = sum(answer.right for answer in answers)
+    each = sum(answer.seconds for answer in answers) / max(1, right)
     due = len(members) * len(stage.expected)
     step.check(
-        f"{answers:,} of {due:,} reads on {len(members)} nodes were answered right,"
+        f"{right:,} of {due:,} reads on {len(members)} nodes were answered right,"
         f" {each * 1e9:,.0f} ns each",
-        answers == due,
+        right == due,
     )
 
 
@@ -99,28 +99,28 @@ async def start_cold(stage: Stage, step: Step) -> None:
     others = [member for member in cluster.members if member is not stage.witness]
     gone = stage.chance.sample(others, len(cluster.members) // 2)
     names = sorted(member.name for member in gone)
-    await cluster.stop(gone)
+    await cluster.crash(gone)
     new = await cluster.start(names)
-    await stage.until(lambda: all(member.rows() == stage.expected for member in new))
-    holding = sum(member.rows() == stage.expected for member in new)
+    differing = await cluster.differing(stage.expected, stage.options.patience)
+    holding = sum(name not in differing for name in names)
+    how = "killed" if stage.options.apart else "thrown away"
     step.check(
-        f"{', '.join(names)} thrown away and started cold: {holding} of {len(new)} hold all"
+        f"{', '.join(names)} {how} and started cold: {holding} of {len(new)} hold all"
         f" {len(stage.expected):,} rows",
         holding == len(new),
     )
-    given = sum(_from_sibling(member) for member in new)
+    given = sum([_from_sibling(await member.look()) for member in new])
     step.check(
         f"{given} of {len(new)} have them from one snapshot of a sibling, nothing from the source",
         given == len(new),
     )
     await _check_answers(stage, step, new)
+    await stage.check_members(step)  # who was killed has said no goodbye
 
 
-def _from_sibling(member: Member) -> bool:
+def _from_sibling(figures: Figures) -> bool:
     # A copy that its donor could not vouch for is compared with the source, in vain while that is away.
-    return (
-        member.students.stats.snapshots == 1 and member.students.info().source_alive_since is None
-    )
+    return figures.stats.snapshots == 1 and not figures.read_source
 
 
 async def regain_source(stage: Stage, step: Step) -> None:
@@ -129,7 +129,7 @@ async def regain_source(stage: Stage, step: Step) -> None:
     await stage.database.bring_back()
 
     def ready() -> int:
-        return sum(member.students.state == "ready" for member in members)
+        return sum(member.figures.state == "ready" for member in members)
 
     await stage.until(lambda: ready() == len(members))
     step.check(
@@ -148,8 +148,7 @@ async def _check_write(stage: Stage, step: Step) -> None:
         step.check(f"a write on {member.name} has failed with {error!r}", False)
         return
     stage.expect(student.id, write.stored)
-    await stage.until(lambda: cluster.all_show(student.id, write.stored))
-    showing = cluster.showing(student.id, write.stored)
+    showing = len(await cluster.shown(student.id, write.stored, stage.options.patience))
     step.check(
         f"a write on {member.name} is on {showing} of {len(cluster.members)} nodes",
         showing == len(cluster.members),
@@ -158,10 +157,11 @@ async def _check_write(stage: Stage, step: Step) -> None:
 
 async def _check_refresh(stage: Stage, step: Step) -> None:
     member, members = stage.any_member(), stage.cluster.members
-    before = max(member.last_source_read for member in members)
+    await stage.cluster.look()
+    before = max(member.figures.last_source_read for member in members)
 
     def fresh() -> int:
-        return sum(member.last_source_read > before for member in members)
+        return sum(member.figures.last_source_read > before for member in members)
 
     await _refresh(step, member)
     await stage.until(lambda: fresh() == len(members))
@@ -176,7 +176,7 @@ async def compare(stage: Stage, step: Step) -> None:
     members = stage.cluster.members
 
     def digests() -> list[str]:
-        return sorted({member.digest for member in members})
+        return sorted({member.figures.digest for member in members})
 
     await stage.until(lambda: len(digests()) == 1)
     step.check(
@@ -184,8 +184,12 @@ async def compare(stage: Stage, step: Step) -> None:
         len(digests()) == 1,
     )
     table = await stage.database.rows()
-    equal = stage.cluster.holding(table)
-    off = "".join(_differences(member, table) for member in members)
+    differing = await stage.cluster.differing(table)
+    equal = len(members) - len(differing)
+    off = "".join(
+        f"; {name} differs in {len(keys):,}, the first is {keys[0]}"
+        for name, keys in differing.items()
+    )
     step.check(
         f"compared row by row with SQL's answer of {len(table):,}: {equal} of {len(members)} nodes"
         f" are equal{off}",
@@ -194,12 +198,6 @@ async def compare(stage: Stage, step: Step) -> None:
     keys = table.keys() | stage.expected.keys()
     wrong = sum(table.get(key) != stage.expected.get(key) for key in keys)
     step.check(f"rows of the table that are not as they were written: {wrong}", wrong == 0)
-
-
-def _differences(member: Member, table: dict[int, Student]) -> str:
-    rows = member.rows()
-    keys = [key for key in rows.keys() | table.keys() if rows.get(key) != table.get(key)]
-    return f"; {member.name} differs in {len(keys):,}, the first is {min(keys)}" if keys else ""
 
 
 STEPS: Final[tuple[tuple[str, Play], ...]] = (
