@@ -45,12 +45,14 @@ def main(options: Options) -> int:
     begin, 130 if interrupted.
     """
     missing = [
-        f"the demo needs {need.module}: pip install {need.install}\n"
+        need
         for need in (*NEEDED, *needed_for(options.broker, options.database))
         if importlib.util.find_spec(need.module) is None
     ]
     if missing:
-        sys.stderr.write("".join(missing))
+        modules = ", ".join(need.module for need in missing)
+        installs = " ".join(dict.fromkeys(need.install for need in missing))
+        sys.stderr.write(f"the demo needs {modules}: pip install {installs}\n")
         return 2
     from .play import NoTableError
     from .show import perform

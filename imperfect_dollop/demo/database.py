@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -90,18 +90,20 @@ class Database:
     async def fill(self, students: Iterable[Student]) -> None:
         """Make the table and its rows."""
 
-        async def fill(connection: AsyncConnection) -> None:
+        async def create(connection: AsyncConnection) -> None:
             await connection.run_sync(self._students.create)
-            await connection.execute(
-                self._students.insert(), [dataclasses.asdict(row) for row in students]
-            )
 
-        self._made = True  # perhaps: if it is interrupted, nobody knows
+        async def insert(connection: AsyncConnection) -> None:
+            rows = [dataclasses.asdict(row) for row in students]
+            await connection.execute(self._students.insert(), rows)
+
+        self._made = True  # perhaps: if this is interrupted, nobody knows
         try:
-            await self._transact(fill)
+            await self._transact(create)
         except Exception:
             self._made = False
             raise
+        await self._transact(insert)
 
     async def change(self, *, changed: Student, added: Student, removed: int) -> None:
         """Do by SQL what no repository hears of."""
@@ -145,7 +147,7 @@ class Database:
 
         await self._transact(execute)
 
-    async def _transact(self, work: Callable[[AsyncConnection], Any]) -> None:
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
         with anyio.fail_after(STATEMENT_SECONDS):
             async with self._engine.begin() as connection:
                 await work(connection)

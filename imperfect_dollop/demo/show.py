@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import traceback
 from typing import Final
 
-import anyio
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -39,10 +39,15 @@ async def perform(options: Options) -> Report:
     plain = options.plain or options.log is not None or not console.is_terminal
     demo = Demo(options)
     console.print(_headline(options), highlight=False, markup=False)
-    async with anyio.create_task_group() as watching:
-        watching.start_soon(_tell if plain else _draw, console, demo)
+    # No task group: it would wrap what ends the demo.
+    watching = asyncio.create_task((_tell if plain else _draw)(console, demo), name="display")
+    try:
         await demo.run()
-        watching.cancel_scope.cancel()
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+    if not watching.cancelled():
+        watching.result()  # raises what has ended the display
     _conclude(console, demo.report)
     return demo.report
 
@@ -65,7 +70,7 @@ async def _tell(console: Console, demo: Demo) -> None:
     try:
         while True:
             left = _told(console, left)
-            await anyio.sleep(FRAME)
+            await asyncio.sleep(FRAME)
     finally:
         _told(console, left)
 
@@ -92,7 +97,7 @@ async def _draw(console: Console, demo: Demo) -> None:
                 nodes = list(nodes)  # "dead" is what its figures say; the step that needs it fails
             steps = _steps(console, demo.report.steps, spinner)
             live.update(Group(steps, "", _nodes(nodes)), refresh=True)
-            await anyio.sleep(FRAME)
+            await asyncio.sleep(FRAME)
 
 
 def _steps(console: Console, steps: list[Step], spinner: Spinner) -> Table:

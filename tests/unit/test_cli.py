@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from imperfect_dollop import __version__, cli, demo
 from imperfect_dollop.demo.options import Options
+from imperfect_dollop.demo.urls import masked
 
 
 @pytest.fixture
@@ -33,7 +36,8 @@ def test_the_demo_with_nothing_said(asked: list[Options]) -> None:
 
 def test_the_demo_with_everything_said(asked: list[Options]) -> None:
     words = "demo --rows 500 --nodes 3 --creates 1 --updates 2 --deletes 3 --seed 4 --patience 5"
-    assert cli.main([*words.split(), "--broker", "memory://x", "--plain", "--log", "INFO"]) == 0
+    words += " --broker memory://x --database mariadb://h/test --plain --log INFO"
+    assert cli.main(words.split()) == 0
     assert asked == [
         Options(
             rows=500,
@@ -44,6 +48,7 @@ def test_the_demo_with_everything_said(asked: list[Options]) -> None:
             seed=4,
             patience=5.0,
             broker="memory://x",
+            database="mariadb://h/test",
             plain=True,
             log="INFO",
         )
@@ -65,6 +70,9 @@ def test_fewer_rows_are_written_less(asked: list[Options]) -> None:
         ("demo --patience nan", "patience=nan"),
         ("demo --broker carrier-pigeon://loft", "the demo knows memory://"),
         ("demo --broker nonsense", "the demo knows memory://"),
+        ("demo --database oracle://ada:secret@h/x", "oracle://ada:***@h/x"),
+        ("demo --database school.sqlite", "the demo knows sqlite, postgresql://"),
+        ("demo --database postgresql://[h/x", "the demo knows sqlite, postgresql://"),
         ("demo --rows many", "invalid int value"),
         ("demo --log LOUD", "invalid choice"),
         ("dance", "invalid choice"),
@@ -77,7 +85,9 @@ def test_what_makes_no_sense_exits_with_2(
     with pytest.raises(SystemExit) as end:
         cli.main(words.split())
     assert end.value.code == 2
-    assert complaint in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert "secret" not in message
     assert not asked
 
 
@@ -95,8 +105,66 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     assert cli.main(["demo"]) == 2
     message = capsys.readouterr().err
-    assert f"needs {module}," in message
+    assert f"needs {module}:" in message
     assert "pip install 'imperfect-dollop[cli]'" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "install"),
+    [
+        ("--database=postgresql://h/x", "asyncpg", "asyncpg"),
+        ("--database=postgres://h/x", "asyncpg", "asyncpg"),
+        ("--database=mysql://h/x", "asyncmy", "asyncmy"),
+        ("--database=mariadb+asyncmy://h/x", "asyncmy", "asyncmy"),
+    ],
+)
+def test_without_a_driver_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    module: str,
+    install: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(["demo", option]) == 2
+    assert capsys.readouterr().err == f"the demo needs {module}: pip install {install}\n"
+
+
+def test_a_database_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as unheard:  # bound, and nobody listens
+        unheard.bind(("127.0.0.1", 0))
+        port = unheard.getsockname()[1]
+        assert cli.main(["demo", "--database", f"postgresql://ada:secret@127.0.0.1:{port}/x"]) == 2
+    message = capsys.readouterr().err
+    assert f"no table can be made in postgresql://ada:***@127.0.0.1:{port}/x: " in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite", "sqlite"),
+        ("memory://demo", "memory://demo"),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://:secret@h", "redis://:***@h"),
+        ("amqp://ada:se@cret@h/v", "amqp://ada:***@h/v"),
+        ("postgresql://ada@[::1]:5432/x?password=secret", "postgresql://ada@[::1]:5432/x"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+@pytest.mark.parametrize("given", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(given: signal.Signals) -> None:
+    command = [sys.executable, "-m", "imperfect_dollop.demo", "--plain"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert "5 nodes" in run.stdout.readline()
+        assert "All start at once" in run.stdout.readline()
+        run.send_signal(given)
+        assert "Every check held" not in run.stdout.read()
+    assert run.returncode == 130
 
 
 def test_the_command_line_needs_no_driver() -> None:
