@@ -8,6 +8,7 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s tests -- tests/unit -k stamp    # what follows -- goes to pytest
     python3 -m nox -s tests-3.13                      # with another Python; see nox --list
     python3 -m nox -s integration                     # PostgreSQL, MariaDB, Redis, RabbitMQ
+    python3 -m nox -s demo -- --broker redis://127.0.0.1  # the demo, with a broker of choice
 
 With ``-r`` environments are kept and used again, which is quicker and may be out of date.
 """
@@ -31,6 +32,16 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 PYTHON = None if sys.version_info >= (3, 11) else ">=3.11"
 """The Python that runs nox where it is new enough, else the first on this machine that is."""
+
+
+EXTRAS = {"redis": "redis", "rediss": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq"}
+"""What a broker's URL takes of our extras."""
+
+DRIVERS = {"postgresql": "asyncpg", "postgres": "asyncpg", "mysql": "asyncmy", "mariadb": "asyncmy"}
+"""What a database's URL takes; the versions are those that the integration tests have."""
+
+FAREWELL_SECONDS = 30
+"""For the demo to end what it has begun, after Ctrl-C."""
 
 
 def group(*names: str) -> tuple[str, ...]:
@@ -84,9 +95,21 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def demo(session: nox.Session) -> None:
-    """Show the library at work; takes the demo's arguments."""
-    session.install(".[cli]")
-    session.run("python", "-m", "imperfect_dollop.demo", *session.posargs)
+    """Show the library at work; takes the demo's arguments, and installs what their URLs need."""
+    schemes = [
+        word.split("://")[0].split("=")[-1].split("+")[0]
+        for word in session.posargs
+        if "://" in word
+    ]
+    extras = {"cli", *(EXTRAS[scheme] for scheme in schemes if scheme in EXTRAS)}
+    drivers = {DRIVERS[scheme] for scheme in schemes if scheme in DRIVERS}
+    wanted = [need for need in group("integration") if need.startswith(tuple(drivers))]
+    session.install(f".[{','.join(sorted(extras))}]", *wanted)
+    session.run(
+        *("python", "-m", "imperfect_dollop.demo", *session.posargs),
+        interrupt_timeout=FAREWELL_SECONDS,  # there may be processes to end and a table to drop
+        terminate_timeout=FAREWELL_SECONDS,
+    )
 
 
 @nox.session(python=PYTHON)

@@ -15,7 +15,7 @@ from .database import Student, counted_engine, students_table
 
 __all__ = ["Answers", "Figures", "Kind", "LocalMember", "Member", "Setup", "Written"]
 
-EAGER_POLLS: Final = 50
+EAGER_POLLS: Final = 20
 """Looks, one in each turn of the event loop, before a wait becomes a slow one: an event that nothing
 holds up is there after a few turns, and how long it took is to be measured."""
 

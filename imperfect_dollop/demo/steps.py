@@ -103,7 +103,7 @@ async def start_cold(stage: Stage, step: Step) -> None:
     new = await cluster.start(names)
     differing = await cluster.differing(stage.expected, stage.options.patience)
     holding = sum(name not in differing for name in names)
-    how = "killed" if stage.options.apart else "thrown away"
+    how = "killed (SIGKILL)" if stage.options.apart else "thrown away"
     step.check(
         f"{', '.join(names)} {how} and started cold: {holding} of {len(new)} hold all"
         f" {len(stage.expected):,} rows",

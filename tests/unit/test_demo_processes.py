@@ -265,7 +265,7 @@ async def test_nodes_that_do_not_meet_are_found() -> None:
     assert hold == ("2 of 2 nodes hold all 12 rows", True, hold.seconds)
     assert members[:2] == ("0 of 2 nodes see 2 nodes on the broker", False)
     assert reads[:2] == ("reads of the whole table, counted at the database: 2", False)
-    assert "node-1 killed and started cold: 0 of 1 hold" in report.steps[4].checks[0].seen
+    assert "node-1 killed (SIGKILL) and started cold: 0 of 1 hold" in report.steps[4].checks[0].seen
     assert report.counted["writes"] >= 3
 
 
