@@ -38,7 +38,7 @@ async def perform(options: Options) -> Report:
         console.width = PIPED_WIDTH
     plain = options.plain or options.log is not None or not console.is_terminal
     demo = Demo(options)
-    console.print(_headline(options), highlight=False, markup=False)
+    console.print(_headline(options), highlight=False, markup=False, soft_wrap=True)
     # No task group: it would wrap what ends the demo.
     watching = asyncio.create_task((_tell if plain else _draw)(console, demo), name="display")
     try:

@@ -109,7 +109,7 @@ def _check_arrived(
     times = ""
     if spreads:
         late = spreads[int(len(spreads) * 0.99)]
-        times = f", seen within {statistics.median(spreads):.1f} ms (99 %: {late:.1f} ms)"
+        times = f", within {statistics.median(spreads):.1f} ms (99 %: {late:.1f} ms)"
     step.check(
         f"{len(arrived):,} of {len(writes):,} {kind}s on all {len(stage.cluster.members)} nodes{times}",
         len(arrived) == len(writes),

@@ -69,6 +69,7 @@ def test_fewer_rows_are_written_less(asked: list[Options]) -> None:
         ("demo --patience 0", "patience=0.0"),
         ("demo --patience nan", "patience=nan"),
         ("demo --broker carrier-pigeon://loft", "the demo knows memory://"),
+        ("demo --broker kafka://ada:secret@h", "kafka://ada:***@h"),
         ("demo --broker nonsense", "the demo knows memory://"),
         ("demo --database oracle://ada:secret@h/x", "oracle://ada:***@h/x"),
         ("demo --database school.sqlite", "the demo knows sqlite, postgresql://"),
@@ -116,6 +117,10 @@ def test_without_the_extra_it_says_what_to_install(
         ("--database=postgres://h/x", "asyncpg", "asyncpg"),
         ("--database=mysql://h/x", "asyncmy", "asyncmy"),
         ("--database=mariadb+asyncmy://h/x", "asyncmy", "asyncmy"),
+        ("--broker=redis://h", "redis", "'imperfect-dollop[redis]'"),
+        ("--broker=rediss://h", "redis", "'imperfect-dollop[redis]'"),
+        ("--broker=amqp://h", "aio_pika", "'imperfect-dollop[rabbitmq]'"),
+        ("--broker=amqps://h", "aio_pika", "'imperfect-dollop[rabbitmq]'"),
     ],
 )
 def test_without_a_driver_it_says_what_to_install(
