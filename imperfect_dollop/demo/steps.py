@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
-from .. import DollopError, SourceUnavailableError
+from .. import BrokerUnavailableError, DollopError, SourceUnavailableError
 from .database import Student
 from .member import Figures, Member
 from .report import Step
@@ -33,6 +33,9 @@ async def start(stage: Stage, step: Step) -> None:
     )
     await stage.check_members(step)
     await stage.check_reads(step, since=0)
+    failures = [member.figures.failure for member in cluster.members if member.figures.failure]
+    if failures:  # without a broker there is nothing to show, and much to wait for
+        raise BrokerUnavailableError(failures[0])
 
 
 async def change_behind(stage: Stage, step: Step) -> None:

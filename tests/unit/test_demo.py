@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from imperfect_dollop import ConflictError, Node, Repository, demo
+from imperfect_dollop import BrokerUnavailableError, ConflictError, Node, Repository, demo
 from imperfect_dollop.demo import Options, Report, member, show
 from imperfect_dollop.demo.database import Database, Student
 from imperfect_dollop.demo.member import Figures, LocalMember
@@ -188,6 +189,20 @@ async def test_an_unexpected_exception_ends_the_demo(monkeypatch: Patch) -> None
     assert failed(report) == [3, 4, 5, 6, 7]
     assert isinstance(report.steps[2].error, ZeroDivisionError)
     assert report.steps[3].began is None
+
+
+async def test_a_broker_that_does_not_answer_ends_the_demo() -> None:
+    with socket.socket() as unheard:  # bound, and nobody listens
+        unheard.bind(("127.0.0.1", 0))
+        url = f"redis://ada:secret@127.0.0.1:{unheard.getsockname()[1]}"
+        report = await demo.run(
+            dataclasses.replace(SMALL, broker=url, patience=0.1, processes=False)
+        )
+    assert failed(report) == [1, 2, 3, 4, 5, 6, 7]
+    assert "0 of 3 nodes see 3 nodes on the broker" in seen(report, 1)
+    assert isinstance(report.steps[0].error, BrokerUnavailableError)
+    assert "secret" not in str(report.steps[0].error)
+    assert report.steps[1].began is None
 
 
 def test_a_step_that_looked_at_nothing_has_not_held() -> None:
