@@ -72,7 +72,11 @@ async def _standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 
 async def _main() -> None:
-    await serve(*await _standard_streams())
+    reader, writer = await _standard_streams()
+    try:
+        await serve(reader, writer)
+    finally:
+        writer.close()
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ async def write_much(stage: Stage, step: Step) -> None:
     errors = [write.error for write in writes if write.error is not None]
     first = f", the first with {errors[0]!r}" if errors else ""
     step.check(
-        f"{len(writes):,} writes, {rate:,.0f} a second; {len(errors)} have failed{first}",
+        f"{len(writes):,} writes, {WRITERS} at a time, {rate:,.0f} a second; {len(errors)} have failed{first}",
         not errors,
     )
     differing = await stage.cluster.differing(stage.expected, stage.options.patience)

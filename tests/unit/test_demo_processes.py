@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from imperfect_dollop import EntityNotFoundError, demo
 from imperfect_dollop.demo import Options, remote
-from imperfect_dollop.demo.database import Database, Student
+from imperfect_dollop.demo.database import Database, Student, students_table
 from imperfect_dollop.demo.member import LocalMember, Member, Setup
 from imperfect_dollop.demo.pipe import CALLS, MemberFailedError, Reply
 from imperfect_dollop.demo.remote import MemberDiedError, RemoteMember
@@ -121,10 +122,6 @@ async def test_a_process_does_what_a_member_here_does(setup: Setup, member: Remo
 
 async def _write_back(setup: Setup, number: int) -> None:
     """Undo what `everything` has written."""
-    from sqlalchemy.ext.asyncio import create_async_engine
-
-    from imperfect_dollop.demo.database import students_table
-
     engine, table = create_async_engine(setup.database), students_table(setup.table)
     async with engine.begin() as connection:
         await connection.execute(table.delete().where(table.c.id == number))
