@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,18 @@ async def test_an_interrupted_demo_leaves_nothing_behind(
     else:
         assert (run.returncode, errors) == (130, b"")
         assert await tables(postgres_url) <= before
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mariadb"])
+def test_a_database_that_does_not_answer(capsys: pytest.CaptureFixture[str], scheme: str) -> None:
+    with socket.socket() as unheard:  # bound, and nobody listens
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}/x"
+        options = Options(database=f"{scheme}://ada:secret@{address}")
+        assert demo.main(options) == 2
+    message = capsys.readouterr().err
+    assert f"no table can be made in {scheme}://ada:***@{address}: " in message
+    assert "secret" not in message
 
 
 async def drop(database: str, names: set[str]) -> None:

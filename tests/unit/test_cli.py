@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from imperfect_dollop import __version__, cli, demo
+from imperfect_dollop.demo.database import Database
 from imperfect_dollop.demo.options import Options
 from imperfect_dollop.demo.urls import masked
 
@@ -135,14 +135,16 @@ def test_without_a_driver_it_says_what_to_install(
     assert capsys.readouterr().err == f"the demo needs {module}: pip install {install}\n"
 
 
-def test_a_database_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as unheard:  # bound, and nobody listens
-        unheard.bind(("127.0.0.1", 0))
-        port = unheard.getsockname()[1]
-        assert cli.main(["demo", "--database", f"postgresql://ada:secret@127.0.0.1:{port}/x"]) == 2
+def test_a_database_that_does_not_let_the_demo_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(self: Database, students: object) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(Database, "fill", refuse)
+    assert cli.main(["demo", "--plain"]) == 2
     message = capsys.readouterr().err
-    assert f"no table can be made in postgresql://ada:***@127.0.0.1:{port}/x: " in message
-    assert "secret" not in message
+    assert message == "no table can be made in sqlite: PermissionError('not here')\n"
 
 
 @pytest.mark.parametrize(
