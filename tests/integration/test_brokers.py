@@ -141,7 +141,10 @@ async def opened(broker: Broker) -> AsyncIterator[Broker]:
 
 
 async def test_redis_with_tls_and_access_control(certificates: Certificates) -> None:
-    user = ["--user", "worker", "on", ">secret", "~app:*", "+@all"]
+    needed = ["xadd", "xread", "xrange", "xtrim", "del", "expire"]
+    connecting = ["hello", "auth", "select", "ping", "client"]
+    allowed = [f"+{command}" for command in needed + connecting]
+    user = ["--user", "worker", "on", ">secret", "~app:*", "-@all", *allowed]
     async with RedisServer(user, certificates=certificates) as server:
         url = server.tls_url.replace("rediss://", "rediss://worker:secret@")
         trusted = f"{url}?ssl_ca_certs={certificates.authority}"
@@ -161,8 +164,20 @@ async def test_redis_with_tls_and_access_control(certificates: Certificates) -> 
                     await carries(refused)
 
 
+class Guarded(RabbitMQServer):
+    """A server on which the worker may do what it needs to, and no more."""
+
+    def _definitions(self) -> dict[str, list[dict[str, object]]]:
+        definitions = super()._definitions()
+        for permission in definitions["permissions"]:
+            if permission["user"] == "worker":
+                allowed = r"^(dollop\..*|amq\.gen.*|amq\.default)$"
+                permission |= {"configure": allowed, "write": allowed, "read": allowed}
+        return definitions
+
+
 async def test_rabbitmq_with_tls_a_virtual_host_and_a_user(certificates: Certificates) -> None:
-    async with RabbitMQServer(
+    async with Guarded(
         certificates=certificates, users={"worker": "secret"}, virtual_hosts=["app/one"]
     ) as server:
         base = server.tls_url.replace("guest:guest", "worker:secret")
@@ -173,6 +188,7 @@ async def test_rabbitmq_with_tls_a_virtual_host_and_a_user(certificates: Certifi
         for refused in (
             RabbitMQBroker(f"{base}?cafile={certificates.authority}".replace("secret", "wrong")),
             RabbitMQBroker(f"{base}nowhere?cafile={certificates.authority}"),
+            RabbitMQBroker(trusted, prefix="other"),  # names that the user has no access to
             RabbitMQBroker(f"{base}app%2Fone"),  # signed by nobody that is known
         ):
             with pytest.raises(BrokerUnavailableError):
