@@ -61,7 +61,7 @@ HEARTBEAT: Final = 10
 """Seconds, of AMQP; a URL may ask for others. The node's own heartbeats notice a dead link earlier."""
 
 CLOSE_SECONDS: Final = 3.0
-"""For closing a connection in order; then it is cut."""
+"""For closing a connection in order, which is cut then, or a channel."""
 
 GOODBYE_SECONDS: Final = 1.0
 """For telling the other end that a transfer is cut."""
@@ -127,6 +127,7 @@ class RabbitMQBroker:
         self.backlog: int = backlog
         self.timeout: float = timeout
         self._ssl_context = ssl_context
+        self._closing: set[asyncio.Future[None]] = set()
         self._server: URL | AbstractConnection
         if isinstance(server, str):
             self._server = _url(server)
@@ -181,9 +182,8 @@ class RabbitMQBroker:
         """A driver's error is a `BrokerUnavailableError`; only calls of the driver belong in here."""
         try:
             yield
-        except (
-            Exception
-        ) as error:  # it knows many, a bare Exception for a closed connection among them
+        except Exception as error:
+            # It knows many kinds, a bare Exception for a closed connection among them.
             silent = isinstance(error, TimeoutError)
             what = f"no answer in {self.timeout:g} s" if silent else "the connection was closed"
             raise BrokerUnavailableError(f"{self.where}: {str(error) or what}") from error
@@ -229,11 +229,25 @@ class RabbitMQBroker:
                     underlay = await channel.get_underlay_channel()
             yield underlay
         finally:
-            # Not to be cancelled: the driver would close the channel a second time, which the server answers by
-            # closing the connection. It has a time-out of its own, and ends with the connection.
             if channel.is_initialized:
-                with anyio.CancelScope(shield=True), self.suppressed():
-                    await channel.close()
+                await self._close(channel)
+
+    async def _close(self, channel: aio_pika.Channel) -> None:
+        """Close a channel, and wait for that a little.
+
+        A close must not be cancelled: the driver would send another one, for which the server closes the connection.
+        So it has a task of its own, which ends with the driver's time-out, or the connection, at the latest.
+        """
+        closing = asyncio.ensure_future(channel.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closed)
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+
+    def _closed(self, closing: asyncio.Future[None]) -> None:
+        self._closing.discard(closing)
+        if not closing.cancelled():
+            closing.exception()  # of a channel that was broken: it is closed all the same
 
     @contextmanager
     def suppressed(self) -> Iterator[None]:
