@@ -86,7 +86,9 @@ class Node:
         if not isinstance(broker, str) and (
             isinstance(broker, type) or not callable(getattr(broker, "connect", None))
         ):
-            raise ConfigurationError(f"broker={broker!r} is neither a URL nor a broker")
+            raise ConfigurationError(
+                f"a broker is a URL or has connect(), unlike this {type(broker).__qualname__}"
+            )
         if len(repositories) > MAX_REPOSITORIES:
             raise ConfigurationError(
                 f"{len(repositories)} repositories; a node has at most {MAX_REPOSITORIES}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from ..broker import Broker
 from ..errors import ConfigurationError
+from ..url import scheme_of
 
 __all__ = ["SCHEMES", "check_url", "from_url"]
 
@@ -16,11 +16,11 @@ SCHEMES: Final = ("memory", "redis", "rediss", "amqp", "amqps")
 
 def check_url(url: str) -> None:
     """Raises `ConfigurationError` for a URL whose scheme has no backend."""
-    if urlsplit(url).scheme not in SCHEMES:
+    scheme = scheme_of(url)
+    if scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ConfigurationError(
-            f"{url!r} names no broker that this version has; known are {known}"
-        )
+        what = f"{scheme}://" if scheme else "a URL without a scheme"
+        raise ConfigurationError(f"{what} names no broker that this version has; known are {known}")
 
 
 def from_url(url: str) -> Broker:
@@ -29,26 +29,25 @@ def from_url(url: str) -> Broker:
     Raises `ConfigurationError`, as `check_url`, and where the backend's driver is not installed.
     """
     check_url(url)
-    parts = urlsplit(url)
-    if parts.scheme == "memory":
+    scheme = scheme_of(url)
+    if scheme == "memory":
         from .memory import MemoryBroker
 
-        return MemoryBroker.named(parts.netloc + parts.path)
-    if parts.scheme.startswith("redis"):
+        return MemoryBroker.named(url.partition("://")[2])
+    if scheme.startswith("redis"):
         try:
             from .redis import RedisBroker
         except ImportError as error:
-            raise _without_driver(url, "redis", error) from error
+            raise _without_driver(scheme, "redis", error) from error
         return RedisBroker(url)
     try:
         from .rabbitmq import RabbitMQBroker
     except ImportError as error:
-        raise _without_driver(url, "rabbitmq", error) from error
+        raise _without_driver(scheme, "rabbitmq", error) from error
     return RabbitMQBroker(url)
 
 
-def _without_driver(url: str, extra: str, error: ImportError) -> ConfigurationError:
-    scheme = urlsplit(url).scheme
+def _without_driver(scheme: str, extra: str, error: ImportError) -> ConfigurationError:
     return ConfigurationError(
         f"{scheme}:// needs a driver that is not installed ({error}):"
         f" pip install 'imperfect-dollop[{extra}]'"

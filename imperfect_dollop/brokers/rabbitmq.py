@@ -44,6 +44,7 @@ from yarl import URL
 from ..broker import TRANSFER_WINDOW, Delivery, Gap, Message
 from ..errors import BrokerUnavailableError, ConfigurationError
 from ..inbox import INBOX, Inbox
+from ..url import split
 
 __all__ = ["RabbitMQBroker"]
 
@@ -114,11 +115,17 @@ class RabbitMQBroker:
         timeout: float = TIMEOUT,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        if not all(isinstance(number, int) for number in (inbox, backlog)) or not isinstance(
+            timeout, (int, float)
+        ):
+            raise ConfigurationError(
+                f"inbox={inbox!r}, backlog={backlog!r} and timeout={timeout!r} must be whole numbers and seconds"
+            )
         if inbox < 1 or backlog < 1 or not timeout > 0:
             raise ConfigurationError(
                 f"inbox={inbox!r}, backlog={backlog!r} and timeout={timeout!r} must be above 0"
             )
-        if not _PREFIX.fullmatch(prefix):
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
             raise ConfigurationError(
                 f"prefix={prefix!r} must be up to 100 letters, digits, -, _ and ."
             )
@@ -139,7 +146,7 @@ class RabbitMQBroker:
             self.where = "the RabbitMQ connection that was handed in"
         else:
             raise ConfigurationError(
-                f"server={server!r} is neither a URL nor a connection of aio-pika"
+                f"a server is a URL or a connection of aio-pika, not a {type(server).__qualname__}"
             )
 
     @asynccontextmanager
@@ -265,14 +272,16 @@ def _quoted(part: str) -> str:
 
 
 def _url(server: str) -> URL:
+    parts = split(server)
+    if parts.scheme not in ("amqp", "amqps"):
+        raise ConfigurationError("the URL of a RabbitMQ server begins with amqp:// or amqps://")
+    if not parts.hostname:
+        raise ConfigurationError(f"a {parts.scheme}:// URL that names no host")
     try:
         url = URL(server)
-        if not url.host:
-            raise ValueError("it names no host")
-        port = url.port  # raises for one that is none
-    except ValueError as error:
-        raise ConfigurationError(f"{server!r} is no URL of a RabbitMQ server: {error}") from error
-    if port is None:
+    except ValueError:  # it may quote the password
+        raise ConfigurationError(f"no {parts.scheme}:// URL can be made of this") from None
+    if url.port is None:
         url = url.with_port(5671 if url.scheme == "amqps" else 5672)
     return url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT)
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import anyio
 import redis.asyncio
@@ -33,6 +33,7 @@ from redis.exceptions import RedisError, ResponseError
 from ..broker import TRANSFER_WINDOW, Delivery, Gap, Message
 from ..errors import BrokerUnavailableError, ConfigurationError
 from ..hosted import hosted
+from ..url import split
 
 __all__ = ["RedisBroker"]
 
@@ -107,16 +108,24 @@ class RedisBroker:
         timeout: float = TIMEOUT,
         **options: Any,
     ) -> None:
+        if not isinstance(backlog, int) or not isinstance(timeout, (int, float)):
+            raise ConfigurationError(
+                f"backlog={backlog!r} and timeout={timeout!r} must be a whole number and seconds"
+            )
         if backlog < 1 or not timeout > 0:
             raise ConfigurationError(f"backlog={backlog!r} and timeout={timeout!r} must be above 0")
+        if not isinstance(prefix, str) or not prefix:
+            raise ConfigurationError(f"prefix={prefix!r} must be a text, and not an empty one")
         self.backlog: int = backlog
         self.timeout: float = timeout
         self.prefix: str = prefix
         self._own = isinstance(server, str)
         if isinstance(server, str):
+            parts = split(server)
+            self.where: str = (
+                f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}"
+            )
             self._pool = _pool(server, timeout, options)
-            parts = urlsplit(server)
-            self.where: str = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
         elif isinstance(server, redis.asyncio.Redis):
             if options:
                 raise ConfigurationError(
@@ -126,7 +135,7 @@ class RedisBroker:
             self.where = "the Redis client that was handed in"
         else:
             raise ConfigurationError(
-                f"server={server!r} is neither a URL nor a redis.asyncio.Redis"
+                f"a server is a URL or a redis.asyncio.Redis, not a {type(server).__qualname__}"
             )
         settings: dict[str, Any] = self._pool.connection_kwargs
         if settings.get("decode_responses"):
