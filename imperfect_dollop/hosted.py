@@ -28,4 +28,8 @@ async def hosted(loop: Callable[[], Coroutine[Any, Any, object]]) -> AsyncIterat
         first, *others = raised.exceptions
         if others:
             raise
-        raise first from first.__cause__
+        context = first.__context__
+        try:
+            raise first
+        finally:
+            first.__context__ = context  # not the group
