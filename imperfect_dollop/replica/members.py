@@ -106,15 +106,17 @@ class Members:
 
         To be called once a heartbeat. Should this node itself have stood still since the last call, that is
         not held against the others, nor against the link: what was said meanwhile is still waiting to be read.
+        The same goes for the time in which there was no link.
         """
         stood_still = now - self._looked - 2 * self.heartbeat
         self._looked = now
         if stood_still > 0:
-            self._heard += stood_still
+            # At most until now: what was heard in the future would be believed for that much longer.
+            self._heard = min(now, self._heard + stood_still)
             for sent in self._unanswered:
-                sent[1] += stood_still
+                sent[1] = min(now, sent[1] + stood_still)
             for member in self.alive.values():
-                member.heard += stood_still
+                member.heard = min(now, member.heard + stood_still)
         gone = {
             origin: member.beat.name
             for origin, member in self.alive.items()

@@ -177,3 +177,130 @@ def test_whether_somebody_loads_everything() -> None:
     assert not members.loading("others", ours)
     assert not members.loading("rows", "theirs")
     assert not fleet(b={}, c=None).loading("rows", ours)
+
+
+# -- whether this node is heard --------------------------------------------------------------------
+
+
+def connected(now: float = 0.0) -> Members:
+    """With a heartbeat of a second, and a link since `now`."""
+    members = Members("me", heartbeat=1.0)
+    members.connected(now)
+    return members
+
+
+def test_a_link_on_which_nothing_comes_back_for_three_heartbeats_is_deaf() -> None:
+    members = connected()
+    for number in (1, 2, 3):
+        members.beat(number, float(number))
+    assert not members.deaf(4.0)  # the first has been on its way for no longer than three
+    assert members.deaf(4.1)
+
+
+def test_a_link_on_which_nothing_was_sent_is_not_deaf() -> None:
+    assert not connected().deaf(100.0)
+
+
+def test_an_own_heartbeat_that_comes_back_clears_all_before_it() -> None:
+    members = connected()
+    for number in (1, 2, 3):
+        members.beat(number, 0.0)
+    members.echoed(2)
+    assert members.deaf(3.1)  # for the third
+    members.echoed(3)
+    assert not members.deaf(100.0)
+
+
+def test_an_old_heartbeat_that_comes_back_clears_no_later_one() -> None:
+    members = connected()
+    members.beat(7, 0.0)
+    for number in (0, 3, 6):
+        members.echoed(number)
+    assert members.deaf(3.1)
+    members.echoed(7)
+    members.echoed(7)
+    members.echoed(99)
+    assert not members.deaf(100.0)
+    members.beat(8, 100.0)
+    assert members.deaf(103.1)
+
+
+def test_a_link_that_is_behind_but_brings_what_others_say_is_not_deaf() -> None:
+    members = connected()
+    members.beat(1, 0.0)
+    for second in range(1, 50):
+        members.anything(float(second))
+        assert not members.deaf(second + 3.0)
+    assert members.deaf(52.1)
+
+
+def test_what_others_say_does_not_count_for_ever() -> None:
+    members = connected()
+    members.beat(1, 0.0)
+    members.anything(2.0)
+    assert not members.deaf(5.0)
+    assert members.deaf(5.1)
+
+
+def test_what_was_sent_on_the_last_link_is_not_waited_for_on_the_next() -> None:
+    members = connected()
+    members.beat(1, 0.0)
+    assert members.deaf(9.0)
+    members.connected(9.0)
+    assert not members.deaf(100.0)
+    members.beat(2, 10.0)
+    assert not members.deaf(13.0)
+    assert members.deaf(13.1)
+
+
+def test_a_link_has_three_heartbeats_from_its_beginning() -> None:
+    members = connected(100.0)
+    members.beat(1, 100.0)
+    assert not members.deaf(103.0)
+    assert members.deaf(103.1)
+
+
+def test_a_process_that_stood_still_does_not_blame_the_link() -> None:
+    members = connected()
+    members.heard(beat("b"), 0.9)
+    members.expire(1.0)
+    members.beat(1, 1.0)
+    assert members.expire(61.0) == {}
+    assert not members.deaf(61.0)  # the echo may be waiting to be read
+    assert members.alive["b"].heard <= 61.0
+    assert members.expire(62.0) == {"b": "name of b"}
+    assert members.deaf(62.1)
+
+
+def test_being_late_by_less_than_a_heartbeat_is_not_standing_still() -> None:
+    members = connected()
+    members.heard(beat("b"), 0.0)
+    members.beat(1, 0.0)
+    assert members.expire(0.0) == members.expire(1.9) == {}
+    assert members.expire(3.8) == {"b": "name of b"}
+    assert members.deaf(3.8)
+
+
+def test_after_a_long_outage_a_link_has_three_heartbeats_and_no_more() -> None:
+    members = connected()
+    members.heard(beat("b"), 0.0)
+    members.expire(0.0)
+    members.connected(1_000.0)
+    members.expire(1_000.0)  # nothing was looked at meanwhile, as there was no link
+    members.beat(1, 1_000.0)
+    for now in (1_001.0, 1_002.0, 1_003.0):
+        members.expire(now)
+        assert not members.deaf(now)
+    assert members.deaf(1_003.1)
+
+
+def test_nothing_was_heard_in_the_future() -> None:
+    members = connected()
+    members.expire(0.0)
+    members.heard(beat("b"), 59.9)
+    members.beat(1, 59.9)
+    members.anything(59.9)
+    for now in (60.0, 61.0, 62.0, 63.0):
+        assert members.expire(now) == {}
+    assert members.expire(63.1) == {"b": "name of b"}
+    assert members.deaf(63.1)
