@@ -26,21 +26,28 @@ MAX_BYTES = 64 << 20
 class Outbox:
     """The events of one repository that are still to be sent; at most `limit` of them."""
 
-    __slots__ = ("_size", "_waiting", "limit", "merged", "skipped")
+    __slots__ = ("_size", "_waiting", "added", "limit", "merged", "skipped")
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[tuple[int, Event]] = deque()  # each with how many were added before it
         self._size = 0
+        self.added: int = 0
         self.skipped: int = 0
         self.merged: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def gone(self) -> int:
+        """How many of all that were added, from the first on, wait no longer, nor does what they were merged into."""
+        return self._waiting[0][0] if self._waiting else self.added
+
     def add(self, event: Event) -> None:
         """Queue one event."""
-        self._waiting.append(event)
+        self._waiting.append((self.added, event))
+        self.added += 1
         self._size += _bytes(event)
         if len(self._waiting) > self.limit or self._size > MAX_BYTES:
             self._merge()
@@ -48,7 +55,7 @@ class Outbox:
             # up costs the siblings as much as many.
             room, bytes_left = self.limit - self.limit // 10, MAX_BYTES - MAX_BYTES // 10
             while len(self._waiting) > room or self._size > bytes_left:
-                self._size -= _bytes(self._waiting.popleft())
+                self._size -= _bytes(self._waiting.popleft()[1])
                 self.skipped += 1
 
     def batch(self) -> tuple[list[Event], int]:
@@ -56,7 +63,7 @@ class Outbox:
         events: list[Event] = []
         size = 0
         while self._waiting and len(events) < MAX_BATCH and size < MAX_BATCH_BYTES:
-            event = self._waiting.popleft()
+            _, event = self._waiting.popleft()
             size += _bytes(event)
             events.append(event)
         self._size -= size
@@ -65,20 +72,21 @@ class Outbox:
 
     def _merge(self) -> None:
         last: dict[bytes, int] = {}
-        kept: list[Event] = []
-        for event in self._waiting:
+        kept: list[tuple[int, Event]] = []
+        for number, event in self._waiting:
             if event.kind in FOR_ALL or event.kind in WITHOUT_CONTENT:
                 last.clear()  # what is on either side of these must not change places
             elif event.key in last:
                 place = last[event.key]
-                kept[place] = msgspec.structs.replace(event, base=kept[place].base)
+                older, replaced = kept[place]
+                kept[place] = older, msgspec.structs.replace(event, base=replaced.base)
                 self.merged += 1
                 continue
             else:
                 last[event.key] = len(kept)
-            kept.append(event)
+            kept.append((number, event))
         self._waiting = deque(kept)
-        self._size = sum(map(_bytes, kept))
+        self._size = sum(_bytes(event) for _, event in kept)
 
 
 def _bytes(event: Event) -> int:

@@ -64,9 +64,9 @@ class Seat:
         self._answering = 0
         self._supervisor = supervisor
         self._offer_wait = offer_wait
-        self._batches: deque[Events] = deque()  # numbered, and not known to have been taken
+        # Numbered, and not known to have been taken; each with how many events were queued before it.
+        self._batches: deque[tuple[int, Events]] = deque()
         self._under_way = 0  # how many of them, from the first on, are being handed over
-        self.published: int = 0  # events that were ever queued
         self._joining: Joining | None = None
 
     @property
@@ -79,17 +79,21 @@ class Seat:
     @property
     def unsent(self) -> int:
         """Events that the broker has not taken yet."""
-        return len(self.outbox) + sum(len(batch.events) for batch in self._batches)
+        return len(self.outbox) + sum(len(batch.events) for _, batch in self._batches)
+
+    @property
+    def published(self) -> int:
+        """Events that were ever queued."""
+        return self.outbox.added
 
     @property
     def handed_over(self) -> int:
-        """Events that no longer wait."""
-        return self.published - self.unsent
+        """How many of them, from the first on, no longer wait."""
+        return self._batches[0][0] if self._batches else self.outbox.gone
 
     def publish(self, event: Event) -> None:
         """Queue an event for the siblings."""
         self.outbox.add(event)
-        self.published += 1
         self.membership.wake()
 
     @property
@@ -102,11 +106,12 @@ class Seat:
         if not self.numbered and not self._number():
             return None
         self._under_way += 1
-        return self._batches[self._under_way - 1]
+        return self._batches[self._under_way - 1][1]
 
     def taken(self, batch: Events) -> None:
         """The broker has taken a batch."""
-        self._batches.remove(batch)
+        place = next(place for place, (_, one) in enumerate(self._batches) if one is batch)
+        del self._batches[place]
         self._under_way -= 1
         self.session.stats.events_sent += len(batch.events)
 
@@ -116,10 +121,11 @@ class Seat:
 
     def _number(self) -> bool:
         """Pack the next events that wait; False if none do."""
+        before = self.outbox.gone
         events, skipped = self.outbox.batch()
         self.replica.skip(skipped)
         if events:
-            self._batches.append(self.replica.pack(self.name, events))
+            self._batches.append((before, self.replica.pack(self.name, events)))
         return bool(events)
 
     def _number_all(self) -> None:

@@ -131,3 +131,21 @@ def test_it_is_bounded_and_nothing_is_lost_in_silence(limit: int, keys: list[int
     newest = {one.key: one.stamp.version for one in left}
     if not skipped:
         assert sorted(newest.values()) == sorted(last.values())
+
+
+def test_what_was_merged_waits_for_as_long_as_what_it_was_merged_into() -> None:
+    outbox = Outbox(3 * MAX_BATCH)
+    for number in range(3 * MAX_BATCH + 1):
+        outbox.add(event(Kind.UPDATE, number % 700, Row(number % 700), stamp(1, number)))
+    assert (outbox.added, len(outbox), outbox.gone) == (3 * MAX_BATCH + 1, 700, 0)
+    outbox.batch()
+    assert outbox.gone == MAX_BATCH  # the first of the second batch
+    outbox.batch()
+    assert outbox.gone == outbox.added
+
+
+def test_what_is_given_up_is_gone() -> None:
+    outbox = Outbox(10)
+    for key in range(11):
+        outbox.add(create(Row(key), 0))
+    assert (outbox.gone, outbox.skipped, len(outbox)) == (2, 2, 9)
