@@ -159,6 +159,9 @@ class Membership:
                         self._position = link.position
             except BrokerUnavailableError as error:
                 self._down(str(error))
+            except Exception as error:  # a bug, which the supervisor logs; for now there is no link
+                self._down(f"{type(error).__name__}: {error}")
+                raise
             finally:
                 self.up, self.link = False, None
                 self.attempted.set()
@@ -326,7 +329,9 @@ class Membership:
 
     def _heard(self, beat: Heartbeat) -> None:
         if beat.origin == self.origin:
-            self._echo = beat.number
+            if beat.number > self._beats:
+                return  # a stranger's
+            self._echo = max(self._echo, beat.number)
             self.members.echoed(beat.number)
             if beat.number >= self._first_beat:  # only now is it certain that the link works
                 self._backoff.succeeded()
