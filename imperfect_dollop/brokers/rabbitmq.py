@@ -535,7 +535,10 @@ class _Sender:
             kind, body = message
             if kind != CREDIT or not body.isdigit():
                 raise self._end.cut(f"the receiver says {kind!r}")
-            self._read = int(body)
+            try:
+                self._read = int(body)
+            except ValueError:
+                raise self._end.cut("the receiver's credit is no number") from None
         await self._end.say(CHUNK, bytes(chunk))
         self._sent += 1
 

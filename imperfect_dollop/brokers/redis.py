@@ -291,11 +291,15 @@ class _RedisLink:
                 )
             except BrokerUnavailableError as error:
                 self.lose(str(error))
-            for _, taken in sending:
-                if self._lost is not None:
-                    self._fail(taken)
-                elif not taken.done():
-                    taken.set_result(None)
+            except BaseException:
+                self.lose("it was closed")  # those who wait are not in this task
+                raise
+            finally:
+                for _, taken in sending:
+                    if self._lost is not None:
+                        self._fail(taken)
+                    elif not taken.done():
+                        taken.set_result(None)
 
     def _fail(self, taken: asyncio.Future[None]) -> None:
         if not taken.done():
@@ -532,7 +536,10 @@ class _Sender:
         for self._credit, field, value in entries:
             if field != CHUNK or not value.isdigit():
                 raise self._transfer.cut()
-            self._read = int(value)
+            try:
+                self._read = int(value)
+            except ValueError:
+                raise self._transfer.cut() from None
 
 
 def _entries(found: Any) -> list[tuple[str, bytes, bytes]]:
