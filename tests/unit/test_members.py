@@ -304,3 +304,15 @@ def test_nothing_was_heard_in_the_future() -> None:
         assert members.expire(now) == {}
     assert members.expire(63.1) == {"b": "name of b"}
     assert members.deaf(63.1)
+
+
+def test_standing_still_is_not_held_against_a_link_that_is_behind() -> None:
+    members = connected()
+    members.beat(1, 0.0)
+    for second in range(1, 11):
+        members.anything(float(second))
+        members.expire(float(second))
+    members.expire(70.0)
+    assert not members.deaf(70.0)  # what others have said meanwhile was not read yet
+    members.expire(71.0)
+    assert members.deaf(71.1)
