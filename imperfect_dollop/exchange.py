@@ -80,7 +80,8 @@ class Joining:
                         address,
                         buckets,
                     )
-                    await link.publish(encode(wanted))
+                    with anyio.fail_after(TRANSFER_TIMEOUT):
+                        await link.publish(encode(wanted))
                     async for chunk in chunks:
                         joiner.take(chunk)
                         await anyio.lowlevel.checkpoint()
@@ -91,8 +92,9 @@ class Joining:
                 if joiner.footer is None:
                     raise ProtocolError("it ended early")
                 effects = joiner.finish(time.time())
-            except (BrokerUnavailableError, ProtocolError) as error:
-                logger.info("%s: snapshot from %s failed: %s", self._repository, donor, error)
+            except (BrokerUnavailableError, ProtocolError, TimeoutError) as error:
+                reason = str(error) or "the broker does not answer"
+                logger.info("%s: snapshot from %s failed: %s", self._repository, donor, reason)
                 return None
             if effects is None:
                 # Rows of it cannot be told from good ones, so the next attempt starts over.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from imperfect_dollop.replica.messages import (
     Heartbeat,
     Phase,
     RepositoryState,
+    Take,
+    decode,
     encode,
 )
 from imperfect_dollop.replica.replica import Replica
@@ -629,3 +632,36 @@ async def test_with_startup_raise_the_reason_is_told() -> None:
     one = Node(broker, startup="raise")
     with pytest.raises(BrokerUnavailableError, match="a bug of the driver"):
         await one.__aenter__()
+
+
+class DeafToTakes(Post):
+    """Never answers to whoever asks for a snapshot."""
+
+    @asynccontextmanager
+    async def connect(
+        self, namespace: str, node: str, *, after: str | None = None
+    ) -> AsyncIterator[Any]:
+        async with super().connect(namespace, node, after=after) as link:
+            publish = link.publish
+
+            async def selective(payload: bytes) -> None:
+                if isinstance(decode(payload), Take):
+                    await asyncio.sleep(1e9)
+                await publish(payload)
+
+            link.publish = selective
+            yield link
+
+
+@clockwork
+async def test_a_broker_that_hangs_does_not_keep_a_joiner_from_the_source() -> None:
+    broker, source = DeafToTakes(), SchoolSource(*students(3))
+    one, two = node(broker, source), node(broker, source)
+    async with one.node:
+        await heard(one)
+        entering = asyncio.create_task(two.node.__aenter__())
+        await until(entering.done, 60)
+        await entering
+        assert two.content == source.rows
+        assert two.repository.stats.full_loads == 1
+        await two.node.__aexit__(None, None, None)
