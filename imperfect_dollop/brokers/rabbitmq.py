@@ -533,12 +533,15 @@ class _Sender:
                     f"the receiver of {self._end.address!r} read nothing for {self._end.timeout:g} s"
                 )
             kind, body = message
-            if kind != CREDIT or not body.isdigit():
+            if kind != CREDIT:
                 raise self._end.cut(f"the receiver says {kind!r}")
             try:
-                self._read = int(body)
+                read = int(body)
             except ValueError:
                 raise self._end.cut("the receiver's credit is no number") from None
+            if not self._read <= read <= self._sent:  # a stranger's
+                raise self._end.cut("the receiver's credit cannot be")
+            self._read = read
         await self._end.say(CHUNK, bytes(chunk))
         self._sent += 1
 

@@ -534,12 +534,15 @@ class _Sender:
 
     def _note(self, entries: list[tuple[str, bytes, bytes]]) -> None:
         for self._credit, field, value in entries:
-            if field != CHUNK or not value.isdigit():
+            if field == CUT:
                 raise self._transfer.cut()
             try:
-                self._read = int(value)
+                read = int(value)
             except ValueError:
                 raise self._transfer.cut() from None
+            if not self._read <= read <= self._sent:  # a stranger's
+                raise self._transfer.cut()
+            self._read = read
 
 
 def _entries(found: Any) -> list[tuple[str, bytes, bytes]]:

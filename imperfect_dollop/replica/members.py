@@ -21,6 +21,9 @@ __all__ = ["ALIVE_BEATS", "Member", "Members"]
 ALIVE_BEATS: Final = 3
 """Heartbeats that may be missing before a member counts as gone."""
 
+LONGEST_LAG: Final = 10
+"""How many times longer own heartbeats may be on their way while others' messages arrive."""
+
 MAX_MEMBERS: Final = 10_000
 
 
@@ -76,13 +79,11 @@ class Members:
     def deaf(self, now: float) -> bool:
         """Whether the link only looks alive: own heartbeats do not come back, nor does anything else.
 
-        A link that is behind brings at least the others' messages.
+        A link that is behind brings at least the others' messages; but not for ever.
         """
-        return (
-            bool(self._unanswered)
-            and now - self._unanswered[0][1] > self.patience
-            and now - self._heard > self.patience
-        )
+        waited = now - self._unanswered[0][1] if self._unanswered else 0.0
+        silent = now - self._heard > self.patience
+        return waited > (self.patience if silent else LONGEST_LAG * self.patience)
 
     # -- the others ------------------------------------------------------------------------------
 

@@ -228,10 +228,19 @@ def test_an_old_heartbeat_that_comes_back_clears_no_later_one() -> None:
 def test_a_link_that_is_behind_but_brings_what_others_say_is_not_deaf() -> None:
     members = connected()
     members.beat(1, 0.0)
-    for second in range(1, 50):
+    for second in range(1, 27):
         members.anything(float(second))
         assert not members.deaf(second + 3.0)
-    assert members.deaf(52.1)
+    assert members.deaf(29.1)
+
+
+def test_a_link_that_never_brings_our_own_is_deaf_in_the_end() -> None:
+    members = connected()
+    members.beat(1, 0.0)
+    members.anything(30.0)
+    assert not members.deaf(30.0)
+    members.anything(30.1)
+    assert members.deaf(30.1)
 
 
 def test_what_others_say_does_not_count_for_ever() -> None:

@@ -60,7 +60,7 @@ async def write(one: Member, *keys: int) -> None:
 
 async def heard(one: Member) -> None:
     """Until the node's own heartbeats come back."""
-    await until(lambda: membership_of(one).echoed.is_set())  # noqa: PLW0108 - a new event after each link
+    await until(lambda: membership_of(one).listening)
 
 
 def queue(one: Member, count: int, *, keys: int = 1 << 30) -> None:
