@@ -7,15 +7,16 @@ counts as lost, and what was under way is sent again over the next one. Siblings
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Final, TypeAlias
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
 
 from .broker import Broker, Delivery, Gap, Link
 from .errors import BrokerUnavailableError, ClosedError, ProtocolError
@@ -41,6 +42,9 @@ could have shared a message do not."""
 
 SHORTEST_GAP: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
+
+Outgoing: TypeAlias = tuple[bytes, Seat | None, Events | None]
+"""A message, and if it is a batch of events whose."""
 
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
@@ -79,7 +83,6 @@ class Membership:
         self._links = 0
         self._backoff = Backoff(RECONNECT_PAUSE, LONGEST_PAUSE)
         self._lost_link: Callable[[], object] = lambda: None  # ends what is done on the link
-        self._pipeline = anyio.Semaphore(PIPELINE)
         self._beats = 0
         self._first_beat = 1  # of this link
         self._echo = 0  # the last of them that came back
@@ -169,9 +172,11 @@ class Membership:
 
     async def _serve(self, link: Link) -> None:
         """Send and receive until the link is lost."""
-        async with anyio.create_task_group() as group:
+        turn = asyncio.Lock()
+        async with aclosing(self._outgoing()) as outgoing, anyio.create_task_group() as group:
             self._lost_link = group.cancel_scope.cancel
-            group.start_soon(self._send, group)
+            for _ in range(PIPELINE):
+                group.start_soon(self._send, outgoing, turn)
             try:
                 await self._take_in(link)
                 self._down("the connection was closed")
@@ -180,60 +185,50 @@ class Membership:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    async def _send(self, group: TaskGroup) -> None:
-        """Send what is queued, and a heartbeat when it is time; never returns."""
-        self._pipeline = anyio.Semaphore(PIPELINE)
+    async def _send(self, outgoing: AsyncIterator[Outgoing], turn: asyncio.Lock) -> None:
+        """Hand over one message after the other, as one of several who do; never returns.
+
+        Between taking a message and offering it to the broker nobody else has a turn, so that order is kept.
+        """
+        while True:
+            async with turn:
+                payload, seat, batch = await anext(outgoing)
+            try:
+                await self.publish(payload)
+            except BrokerUnavailableError:
+                return  # the link is lost, and with it this task
+            if seat is not None and batch is not None:
+                seat.taken(batch)
+                self._progress.set()
+                self._progress = anyio.Event()
+
+    async def _outgoing(self) -> AsyncGenerator[Outgoing, None]:
+        """What is queued, a batch of each repository in turn, and a heartbeat when it is time; never ends."""
         for seat in self._seats.values():
             seat.rewind()
         while True:
             self._work = anyio.Event()
-            if await self._send_some(group):
-                continue
-            with anyio.move_on_after(max(0.0, self._beat_due - time.monotonic())):
-                await self._work.wait()
-
-    async def _send_some(self, group: TaskGroup) -> bool:
-        """One batch of each repository, and a heartbeat if it is due; whether any batch was sent."""
-        sent = [await self._send_batch(group, seat) for seat in self._seats.values()]
-        if time.monotonic() >= self._beat_due:
-            # What has a number is what the heartbeat vouches for.
-            while numbered := [seat for seat in self._seats.values() if seat.numbered]:
-                await self._send_batch(group, numbered[0])
-            now = time.monotonic()
-            self._beaten, self._beat_due = now, now + self.heartbeat
-            self._look_around(now)
-            beat = self._heartbeat()
-            self.members.beat(beat.number, now)
-            await self._hand_over(group, encode(beat))
-        return any(sent)
-
-    async def _send_batch(self, group: TaskGroup, seat: Seat) -> bool:
-        batch = seat.next_batch()
-        if batch is not None:
-            await self._hand_over(group, encode(batch), seat, batch)
-        return batch is not None
-
-    async def _hand_over(
-        self,
-        group: TaskGroup,
-        payload: bytes,
-        seat: Seat | None = None,
-        batch: Events | None = None,
-    ) -> None:
-        """Publish in a task of its own, when there is room for one more; tasks begin in the order of their start."""
-        await self._pipeline.acquire()
-        group.start_soon(self._publish, payload, seat, batch)
-
-    async def _publish(self, payload: bytes, seat: Seat | None, batch: Events | None) -> None:
-        try:
-            await self.publish(payload)
-        except BrokerUnavailableError:
-            return  # the link is lost, and with it this task
-        self._pipeline.release()
-        if seat is not None and batch is not None:
-            seat.taken(batch)
-            self._progress.set()
-            self._progress = anyio.Event()
+            idle = True
+            for seat in self._seats.values():
+                batch = seat.next_batch()
+                if batch is not None:
+                    idle = False
+                    yield encode(batch), seat, batch
+            if time.monotonic() >= self._beat_due:
+                # What has a number is what the heartbeat vouches for.
+                while numbered := [seat for seat in self._seats.values() if seat.numbered]:
+                    batch = numbered[0].next_batch()
+                    if batch is not None:
+                        yield encode(batch), numbered[0], batch
+                now = time.monotonic()
+                self._beaten, self._beat_due = now, now + self.heartbeat
+                self._look_around(now)
+                beat = self._heartbeat()
+                self.members.beat(beat.number, now)
+                yield encode(beat), None, None
+            elif idle:
+                with anyio.move_on_after(max(0.0, self._beat_due - time.monotonic())):
+                    await self._work.wait()
 
     def _heartbeat(self) -> Heartbeat:
         self._beats += 1
