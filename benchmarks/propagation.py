@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"the server (${variable}, else {usual})",
         )
     numbers = {
-        "--rounds": (7, "rounds of each side"),
-        "--writes": (300, "writes in a round"),
+        "--rounds": (20, "rounds of each side"),
+        "--writes": (100, "writes in a round"),
         "--pause": (2, "milliseconds between two writes"),
     }
     for option, (number, text) in numbers.items():
