@@ -376,9 +376,9 @@ class _RedisLink:
         self._check()
         transfer = _Transfer(self._broker, self._namespace, address, timeout)
         async with self._broker.wire() as wire:
-            place = await transfer.open(wire)
             try:
-                yield transfer.chunks(wire, place)
+                # Inside: cancelled while it waits for the answer, it has made the streams all the same.
+                yield transfer.chunks(wire, await transfer.open(wire))
             finally:
                 await transfer.say_goodbye(*transfer.closing())
 
