@@ -6,7 +6,7 @@ ways to carry bytes:
 
 * **fan-out** (`Link.publish` to `Link.deliveries`): small messages to every link of the namespace, *the
   sender's own included* - its echo proves that a subscription works. Messages of one sender arrive in the
-  order in which they were published. Whoever cannot keep that up says so with a `Gap`.
+  order in which they were published. A broker that cannot be sure of that says so with a `Gap`.
 * **transfer** (`Link.send_transfer` to `Link.receive_transfer`): bulk from one link to one other, in order,
   with flow control, so that neither side nor the broker buffers more than a window of chunks.
 
@@ -57,7 +57,7 @@ class TransferSender(Protocol):
     async def send(self, chunk: bytes) -> None:
         """Send one chunk; waits while `TRANSFER_WINDOW` chunks are unread at the other end.
 
-        Raises `BrokerUnavailableError` when the receiver has gone, or has read nothing for the
+        Raises `ValueError` for an empty chunk. Raises `BrokerUnavailableError` when the receiver has gone, or has read nothing for the
         transfer's timeout.
         """
         ...
@@ -95,7 +95,7 @@ class Link(Protocol):
     def receive_transfer(
         self, address: str, *, timeout: float
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Open `address` for one sender; reading a chunk gives the sender its credit back.
+        """Open `address`, which nobody else may have open, for one sender; reading a chunk gives it its credit back.
 
         The iterator ends when the sender has left its block normally. It raises
         `BrokerUnavailableError` when the sender was cut off, or sent nothing for `timeout` seconds.
@@ -127,7 +127,7 @@ class Broker(Protocol):
         what that one had delivered, or begin with a `Gap` if that cannot be. Leaving the block closes the link, and
         never takes longer than a few seconds.
 
-        Raises `BrokerUnavailableError` when the broker is away, after the broker's own time-out at the latest.
+        Raises `BrokerUnavailableError` when the broker is away, within a few of the broker's own time-outs.
         """
         ...
 

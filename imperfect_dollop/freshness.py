@@ -1,4 +1,4 @@
-"""When data is due, and when a source that failed is asked again. Plain arithmetic on times."""
+"""When data is due, and when what has failed is tried again: a source, a broker, a busy sibling. Plain arithmetic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Backoff:
     """Pauses between attempts: the first, then doubling up to the longest, each drawn from its upper half.
 
     Half fixed, half random ("equal jitter", Brooker, "Exponential Backoff and Jitter", 2015): many nodes do not
-    return to the source in step, and none returns at once.
+    return to what failed in step, and none returns at once.
     """
 
     __slots__ = ("failures", "first", "longest")

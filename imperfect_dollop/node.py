@@ -44,7 +44,8 @@ class Node:
     ----------
     broker:
         a URL, or a broker. What a URL opens is closed with the node, what is handed in is left open.
-        ``memory://name`` joins nodes of this process and event loop.
+        ``redis://`` and ``rediss://``, ``amqp://`` and ``amqps://`` (RabbitMQ) join processes and hosts,
+        ``memory://name`` the nodes of this process and event loop; see ``docs/brokers.md``.
     repositories:
         those of this node; each belongs to one node.
     namespace:
