@@ -208,10 +208,9 @@ class Replica(Generic[K, V]):
             else:
                 self._hold(key, entity, stamp)
             return event, []
-        # A rival's event came in between, and whose write the source took first is not known. Until it has
-        # been asked, a writer sees its own - unless that is older, or the row is gone.
-        if current is not None and stamp.version >= held.version:
-            self._hold(key, entity, stamp)
+        # A rival's event came in between, and whose write the source took first is not known: versions do not tell,
+        # since those of a row that is created again start over. What is shown stays until the source was asked,
+        # which the writer waits for.
         return event, [self._doubt(key)]
 
     def unsure(self, key: K) -> list[Effect]:

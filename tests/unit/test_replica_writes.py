@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from imperfect_dollop.replica.messages import MAX_BATCH, MAX_ENTITY, Event, Kind
 from imperfect_dollop.replica.replica import Effect, Replica
 from imperfect_dollop.replica.stamp import ABSENT, Stamp
@@ -97,11 +99,24 @@ def test_the_base_is_what_was_held_when_the_write_began() -> None:
     assert event.base == S1
 
 
-def test_a_rivals_older_write_gives_way_in_doubt() -> None:
+def test_a_rivals_older_write_stays_until_the_source_has_spoken() -> None:
     replica = holding()
     _, effects = written(replica, Kind.UPDATE, THREE, update(TWO, 2, S1))
     assert doubts(effects) == {1}
+    assert holds(replica, TWO)
+    assert reread(replica, 1, THREE, 60)[0]
     assert holds(replica, THREE)
+
+
+@pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.DELETE])
+def test_a_row_that_was_created_again_stays_though_its_version_is_lower(kind: Kind) -> None:
+    replica = holding(TWO, stamp(2, 1))
+    again = Row(1, 1, "created again")
+    write = replica.begin_write(1)
+    assert reread(replica, 1, again, 2)[0]  # ours was committed, and then deleted by a rival
+    _, effects = replica.wrote(write, kind, 1, THREE if kind is Kind.UPDATE else None, NOW + 3)
+    assert doubts(effects) == {1}
+    assert holds(replica, again)
 
 
 def test_a_rivals_newer_write_stays_in_doubt() -> None:
@@ -121,11 +136,12 @@ def test_a_rivals_delete_stays_until_the_source_has_spoken() -> None:
     assert holds(replica, TWO)
 
 
-def test_our_delete_against_a_rivals_older_write_is_shown_in_doubt() -> None:
+def test_our_delete_of_what_a_rival_has_written_waits_for_the_source() -> None:
     replica = holding()
-    _, effects = written(replica, Kind.DELETE, None, update(Row(1, 1, "rival"), 2, S1))
+    rival = Row(1, 1, "rival")
+    _, effects = written(replica, Kind.DELETE, None, update(rival, 2, S1))
     assert doubts(effects) == {1}
-    assert holds(replica)
+    assert holds(replica, rival)
 
 
 def test_our_delete_against_a_rivals_newer_version_leaves_it_in_doubt() -> None:
