@@ -198,6 +198,10 @@ class Upkeep(Generic[K, V]):
                 self.cleared()
         self._note_age()
 
+    def in_doubt(self, key: K) -> bool:
+        """Whether this key is still to be read again."""
+        return key in self._doubts
+
     def doubt(self, keys: Iterable[Any]) -> None:
         """Read these keys again."""
         if self.replica.cold:

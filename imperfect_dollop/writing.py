@@ -38,6 +38,9 @@ R = TypeVar("R")
 
 logger: Final = logging.getLogger(__name__)
 
+MAX_REREADS: Final = 20
+"""Of a key that rivals write at the same time, before a writer no longer waits for a quiet moment."""
+
 
 class Writer(Generic[K, V]):
     """Creates, updates and deletes. `held(key)` is called when the replica shows a write."""
@@ -237,7 +240,11 @@ class Writer(Generic[K, V]):
         """A rival's event came in between: let the source say what is there before returning."""
         if effects:
             try:
-                await self._upkeep.reread([key])
+                for _ in range(MAX_REREADS):
+                    await self._upkeep.reread([key])
+                    if not self._upkeep.in_doubt(key):
+                        return
+                    # Events that are older than the write have overtaken it, and are what is shown.
             except DollopError:
                 self._upkeep.take(effects)  # which tries again
 

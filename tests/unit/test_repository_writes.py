@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from imperfect_dollop import (
     ReadOnlyError,
     SourceUnavailableError,
 )
+from imperfect_dollop.replica.messages import Event, Events, Kind
+from imperfect_dollop.replica.stamp import Stamp
 
 from .school import NEW, SchoolSource, Student, eventually, no_complaints, repository, soon
 
@@ -203,6 +206,39 @@ async def test_writes_of_one_key_go_one_after_the_other() -> None:
         assert most == 1
         assert repo[1] == source.rows[1]
         assert repo[1].name == "Ada 19"
+
+
+async def test_a_write_returns_only_when_it_is_shown_whatever_rivals_say_meanwhile() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source) as repo:
+        session = repo._session
+        assert session is not None
+        replica, numbers = session.replica, itertools.count(1)
+
+        def hear(kind: Kind, student: Student | None) -> None:
+            """A rival's write, built on what is held here."""
+            held = replica.table.stamp(1)
+            version = held.version if student is None else student.version
+            content = None if student is None else replica.rows.encode(student)
+            written = Stamp(version, held.time + 1, "rival")
+            event = Event(kind, replica.keys.encode(1), content, written, held)
+            session.receive(
+                Events("rival", repo.name, replica.rows.fingerprint, next(numbers), [event])
+            )
+
+        answer, look = source.hold("update"), source.hold("load", "load_many")
+        again = Student(1, "created again", version=1)
+        source.put(again)  # by a rival, of which this node has yet to hear
+        writing = asyncio.create_task(repo.update(dataclasses.replace(ADA, name="Ada L.")))
+        await eventually(lambda: answer.entered)
+        hear(Kind.DELETE, None)
+        answer.open()
+        await eventually(lambda: look.entered)
+        hear(Kind.CREATE, again)  # overtakes the read that is to settle who was last
+        look.open()
+        stored = await soon(writing)
+        assert stored == Student(1, "Ada L.", version=2)
+        assert repo.peek(1) == stored
 
 
 async def test_writes_of_different_keys_do_not_wait_for_each_other() -> None:
