@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 import trustme
 
 from .presence import apart
-from .servers import Certificates, RabbitMQServer, RedisServer
+from .proxy import Proxy
+from .rows import rows_of_a_test
+from .servers import Certificates, RabbitMQServer, RedisServer, Server
 from .services import MARIADB, POSTGRES, RABBITMQ, REDIS, Service, Services
+from .workers import Crew
 
 FIXTURES: Final[dict[str, Service]] = {
     "postgres_url": POSTGRES,
@@ -107,3 +112,40 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     server.cert_chain_pems[0].write_to_path(str(files.certificate))
     server.private_key_pem.write_to_path(str(files.key))
     return files
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """A broker that a test may kill, of each kind in turn."""
+    server = request.getfixturevalue(f"{request.param}_server")
+    assert isinstance(server, Server)
+    return server
+
+
+@pytest.fixture
+async def proxy(server: Server) -> AsyncIterator[Proxy]:
+    """A way to that broker that may fail."""
+    async with Proxy(server.host, server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def broker_url(server: Server) -> str:
+    return server.url
+
+
+@pytest.fixture
+async def crew(
+    request: pytest.FixtureRequest, postgres_url: str, broker_url: str, tmp_path: Path
+) -> AsyncIterator[Crew]:
+    """Worker processes on a table of their own; what they said is shown where a test fails."""
+    async with rows_of_a_test(postgres_url) as rows:
+        crew = Crew(rows, postgres_url, broker_url, f"faults-{uuid.uuid4().hex[:8]}", tmp_path)
+        try:
+            yield crew
+        finally:
+            await crew.close()
+            request.node.add_report_section("teardown", "workers", crew.logs())

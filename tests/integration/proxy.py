@@ -96,8 +96,8 @@ class Proxy:
         Connections on which something may have vanished are reset: nobody could make sense of
         what follows.
         """
+        self._lost_when_new = frozenset()  # first: a connection may be made while others end
         await self._end(*(each.carrier for each in self._carried if each.lost))
-        self._lost_when_new = frozenset()
         self.delay(0)
         self.resume()
         if self._listener is None:

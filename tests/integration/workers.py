@@ -1,0 +1,340 @@
+"""Nodes in processes of their own, as a test sees them: told what to do, killed, frozen, and judged in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from .history import Record, Shown
+from .orders import READY, Order, Point, Reply, Report, Seen, Setup, line
+from .rows import Rows
+
+ROOT: Final = Path(__file__).parents[2]
+
+PATIENCE: Final = 20.0
+"""Seconds for what is sure to come, on a machine that is busy."""
+
+LINE: Final = 16 << 20
+"""Bytes of the longest line: all rows of a dump."""
+
+
+class WorkerError(Exception):
+    """An order failed in the worker: `kind` is the class of what it raised there."""
+
+    def __init__(self, worker: str, verb: str, kind: str, message: str) -> None:
+        super().__init__(f"{worker}: {verb}: {kind}: {message}")
+        self.kind = kind
+
+
+class WorkerGoneError(Exception):
+    """The process ended before it answered."""
+
+
+async def until(
+    condition: Callable[[], Awaitable[bool]],
+    what: Callable[[], str] | str,
+    patience: float = PATIENCE,
+) -> None:
+    """Ask again and again until it holds."""
+    deadline = time.monotonic() + patience
+    while not await condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(
+                f"not within {patience:g} s: {what if isinstance(what, str) else what()}"
+            )
+        await asyncio.sleep(0.02)
+
+
+class Worker:
+    """One of them. `records` is what its reads have returned so far."""
+
+    def __init__(self, setup: Setup, process: asyncio.subprocess.Process) -> None:
+        self.name = setup.name
+        self.setup = setup
+        self.records: list[Record] = []
+        self.running = True
+        self.left = False
+        self._process = process
+        self._numbers = itertools.count(READY + 1)
+        self._joined: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting = {READY: self._joined}
+        self._listening = asyncio.create_task(self._listen(), name=f"listening to {self.name}")
+        self._load: asyncio.Task[Any] | None = None
+
+    async def _listen(self) -> None:
+        decode = msgspec.json.Decoder(Report).decode
+        assert self._process.stdout is not None
+        while text := await self._process.stdout.readline():
+            try:
+                report = decode(text)
+            except msgspec.DecodeError:
+                break  # killed in the middle of a line
+            if isinstance(report, Seen):
+                self.records += report.records
+            else:
+                waiting = self._waiting.pop(report.number, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(report)
+        await self._process.wait()
+        self.running = False
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(WorkerGoneError(self.name))
+                waiting.exception()  # nobody need be waiting any more
+        self._waiting.clear()
+
+    # -- orders ----------------------------------------------------------------------------------
+
+    async def joined(self) -> None:
+        """Wait until its node has been entered."""
+        await self._answer(self._joined, "join", PATIENCE)
+
+    async def ask(self, verb: str, patience: float = PATIENCE, /, **arguments: Any) -> Any:
+        return await self._answer(self._send(verb, arguments), verb, patience)
+
+    def tell(self, verb: str, /, **arguments: Any) -> None:
+        """Give an order whose answer nobody waits for."""
+        self._send(verb, arguments).add_done_callback(asyncio.Future.exception)
+
+    def _send(self, verb: str, arguments: dict[str, Any]) -> asyncio.Future[Reply]:
+        if not self.running:
+            raise WorkerGoneError(self.name)
+        number = next(self._numbers)
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        assert self._process.stdin is not None
+        self._process.stdin.write(line(Order(number, verb, arguments)))
+        return answer
+
+    async def _answer(self, answer: asyncio.Future[Reply], verb: str, patience: float) -> Any:
+        async with asyncio.timeout(patience):
+            reply = await asyncio.shield(answer)
+        if reply.error is not None:
+            raise WorkerError(self.name, verb, reply.error, reply.message)
+        return reply.result
+
+    async def create(self, key: int, *, filler: int = 0) -> Shown:
+        return msgspec.convert(await self.ask("create", key=key, filler=filler), Shown)
+
+    async def update(self, key: int) -> Shown:
+        return msgspec.convert(await self.ask("update", key=key), Shown)
+
+    async def delete(self, key: int) -> None:
+        await self.ask("delete", key=key)
+
+    async def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = await self.ask("status")
+        return status
+
+    async def stats(self) -> dict[str, int]:
+        """The counters of its repository."""
+        stats: dict[str, int] = (await self.status())["repositories"]["Row"]["stats"]
+        return stats
+
+    async def broker_up(self) -> bool:
+        return bool((await self.status())["broker"]["up"])
+
+    async def written(self) -> int:
+        """How many writes of its load were acknowledged; fails if one failed that should not."""
+        loaded = await self.ask("loaded")
+        assert loaded["failed"] == [], f"{self.name}: {loaded}"
+        return int(loaded["acknowledged"])
+
+    def write(self, *, writers: int = 2, pause: float = 0.02, filler: int = 0) -> None:
+        """Begin to write random rows, until `stop_writing`."""
+        self.tell("load", writers=writers, pause=pause, keys=self.setup.keys, filler=filler)
+
+    async def stop_writing(self) -> None:
+        await self.ask("stop_load")
+
+    async def leave(self) -> None:
+        """Leave the cluster in order, and end."""
+        await self.ask("leave")
+        self.left = True
+        await self.end()
+
+    async def doom(self, point: Point, *, after: int, once: str | None = None) -> None:
+        """Let it kill itself there; of those with the same path in `once` only the first does."""
+        await self.ask("doom", point=point, after=after, once=once)
+
+    # -- violence --------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        if self.running:
+            self._process.kill()
+        await self._listening
+
+    async def died(self) -> None:
+        """Wait until it has killed itself."""
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.shield(self._listening)
+        assert self._process.returncode == -signal.SIGKILL
+
+    async def end(self) -> None:
+        """Close its standard input, upon which it ends."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.shield(self._listening)
+
+
+class Crew:
+    """The workers of one test, on one broker and one table."""
+
+    def __init__(self, rows: Rows, database: str, broker: str, namespace: str, logs: Path) -> None:
+        self.rows = rows
+        self.broker = broker
+        self.namespace = namespace
+        self.workers: list[Worker] = []
+        self._database = database
+        self._logs = logs
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter([worker for worker in self.workers if worker.running and not worker.left])
+
+    async def spawn(
+        self,
+        *,
+        keys: int,
+        broker: str | None = None,
+        heartbeat: float = 0.3,
+        ttl: float = 120.0,
+        backlog: int | None = None,
+        fatal: Point | None = None,
+        fatal_after: int = 0,
+    ) -> Worker:
+        """Start a process; see `Worker.joined` for when its node is there."""
+        name = f"n{len(self.workers)}"
+        setup = Setup(
+            name=name,
+            broker=broker or self.broker,
+            database=self._database,
+            table=self.rows.name,
+            namespace=self.namespace,
+            keys=keys,
+            heartbeat=heartbeat,
+            ttl=ttl,
+            backlog=backlog,
+            fatal=fatal,
+            fatal_after=fatal_after,
+        )
+        with (self._logs / f"{name}.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                f"{__package__}.worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                limit=LINE,
+                cwd=ROOT,
+            )
+        worker = Worker(setup, process)
+        self.workers.append(worker)
+        assert process.stdin is not None
+        process.stdin.write(line(setup))
+        return worker
+
+    async def start(self, count: int, *, keys: int, **settings: Any) -> list[Worker]:
+        """Start several at once, and wait until all have joined."""
+        started = [await self.spawn(keys=keys, **settings) for _ in range(count)]
+        for worker in started:
+            await worker.joined()
+        return started
+
+    async def write(self, **settings: Any) -> None:
+        for worker in self:
+            worker.write(**settings)
+
+    async def stop_writing(self) -> None:
+        for worker in self:
+            await worker.stop_writing()
+
+    async def written(self) -> int:
+        return sum([await worker.written() for worker in self])
+
+    async def more_writes(self, count: int, workers: Iterable[Worker] | None = None) -> None:
+        """Wait until each, or each of these, has written that much more."""
+        chosen = self if workers is None else workers
+        goals = {worker: await worker.written() + count for worker in chosen}
+
+        async def reached() -> bool:
+            return all([await worker.written() >= goal for worker, goal in goals.items()])
+
+        await until(reached, f"{count} more writes of each")
+
+    # -- judgement -------------------------------------------------------------------------------
+
+    async def converged(self, patience: float = PATIENCE) -> None:
+        """Wait until every live node holds what the table holds, with nothing left to be done."""
+        told = ""
+
+        async def equal() -> bool:
+            nonlocal told
+            truth = await self.rows.now()
+            dumps = {worker.name: await worker.ask("dump") for worker in self}
+            told = _differences(truth, dumps)
+            return not told
+
+        await until(equal, lambda: told, patience)
+
+    async def judge(self, patience: float = PATIENCE) -> None:
+        """The final state of every node, and what reads have returned on all there ever were."""
+        assert list(self), "no node is left to judge"
+        await self.converged(patience)
+        history = await self.rows.history()
+        faults = [
+            fault
+            for worker in self.workers
+            for fault in history.faults(worker.name, list(worker.records))
+        ]
+        silent = [worker.name for worker in self if not worker.records]
+        faults += [f"{name} has shown nothing, which proves nothing" for name in silent]
+        if faults:
+            raise AssertionError("\n".join(faults))
+
+    async def close(self) -> None:
+        for worker in self.workers:
+            await worker.kill()
+
+    def log(self, worker: Worker) -> str:
+        """What one worker has said on standard error."""
+        return (self._logs / f"{worker.name}.log").read_text(errors="replace")
+
+    def logs(self) -> str:
+        """What they all have said."""
+        return "\n".join(f"--- {worker.name}\n{self.log(worker)}" for worker in self.workers)
+
+
+def _differences(truth: dict[int, Shown], dumps: dict[str, dict[str, Any]]) -> str:
+    """How nodes differ from the table and from each other; empty if they do not."""
+    told: list[str] = []
+    for name, dump in dumps.items():
+        rows = {key: msgspec.convert(row, Shown) for key, row in dump["rows"]}
+        wrong = [key for key in truth.keys() | rows.keys() if truth.get(key) != rows.get(key)]
+        if wrong:
+            some = {key: (truth.get(key), rows.get(key)) for key in sorted(wrong)[:5]}
+            told.append(f"{name}: {len(wrong)} rows differ (table, node): {some}")
+        if dump["state"] != "ready" or not dump["clean"] or dump["unsent"]:
+            told.append(f"{name}: {dump['state']}, clean {dump['clean']}, {dump['unsent']} unsent")
+    digests = {name: dump["digest"] for name, dump in dumps.items()}
+    if len(set(digests.values())) > 1:
+        told.append(f"digests differ: {digests}")
+    return "; ".join(told)
