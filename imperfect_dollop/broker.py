@@ -16,7 +16,7 @@ again, what a gap means and how it is repaired is decided once, for all brokers.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -57,8 +57,8 @@ class TransferSender(Protocol):
     async def send(self, chunk: bytes) -> None:
         """Send one chunk; waits while `TRANSFER_WINDOW` chunks are unread at the other end.
 
-        Raises `ValueError` for an empty chunk. Raises `BrokerUnavailableError` when the receiver has gone, or has read nothing for the
-        transfer's timeout.
+        Raises `ValueError` for an empty chunk, `BrokerUnavailableError` when the receiver has gone, or has read
+        nothing for the transfer's timeout.
         """
         ...
 
@@ -84,7 +84,7 @@ class Link(Protocol):
         """
         ...
 
-    def deliveries(self) -> AsyncIterator[Delivery]:
+    def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """What arrives, from the moment `Broker.connect` returned. To be called once for a link.
 
         Bounded: a reader that falls behind loses messages and is told so by a `Gap`. Raises

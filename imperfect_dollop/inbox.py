@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from .broker import Delivery, Gap, Message
@@ -20,9 +20,10 @@ INBOX_BYTES: Final = 64 << 20
 
 
 class Inbox:
-    """For one reader. With more than `limit` messages all are dropped, and a gap stands in their place."""
+    """Of one link, to a broker that is `where`. With more than `limit` messages all are dropped, for a gap."""
 
-    def __init__(self, limit: int = INBOX) -> None:
+    def __init__(self, where: str, limit: int = INBOX) -> None:
+        self._where = where
         self._limit = limit
         self._waiting: deque[Delivery] = deque()
         self._bytes = 0
@@ -55,14 +56,14 @@ class Inbox:
         self._ended = True
         self._arrived.set()
 
-    def check(self, link: str) -> None:
-        """Raises `BrokerUnavailableError` unless the link is there; `link` says in the message what it is."""
+    def check(self) -> None:
+        """Raises `BrokerUnavailableError` unless the link is there."""
         if self._ended:
-            raise BrokerUnavailableError(f"{link} was closed")
+            raise BrokerUnavailableError(f"the link to {self._where} was closed")
         if self._lost is not None:
-            raise BrokerUnavailableError(f"{link} is lost: {self._lost}")
+            raise BrokerUnavailableError(f"the link to {self._where} is lost: {self._lost}")
 
-    async def deliveries(self) -> AsyncIterator[Delivery]:
+    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """See `imperfect_dollop.broker.Link.deliveries`."""
         while not self._ended:
             while self._waiting and not self._ended:
@@ -74,5 +75,5 @@ class Inbox:
             if self._ended:
                 return
             if self._lost is not None:
-                raise BrokerUnavailableError(self._lost)
+                raise BrokerUnavailableError(f"{self._where}: {self._lost}")
             await self._arrived.wait()

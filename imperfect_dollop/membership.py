@@ -40,7 +40,7 @@ PIPELINE: Final = 8
 """Messages that may be on their way to the broker: with fewer, its answers are waited for; with more, events that
 could have shared a message do not."""
 
-SHORTEST_GAP: Final = 0.05
+BEAT_SPACING: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
 
 Outgoing: TypeAlias = tuple[bytes, Seat | None, Events | None]
@@ -67,7 +67,6 @@ class Membership:
         self.name = name
         self.heartbeat = heartbeat
         self.link: Link | None = None
-        self.up: bool = False
         self.failure: str | None = None  # why the broker is away
         self.rejected: int = 0  # messages that were none
         self.members: Members = Members(origin, heartbeat)
@@ -80,19 +79,25 @@ class Membership:
         self._namespace = namespace
         self._seats = {seat.name: seat for seat in seats}
         self._position: str | None = None  # where the next link may go on
+        self._away_since = 0.0  # monotonic
         self._links = 0
         self._backoff = Backoff(RECONNECT_PAUSE, LONGEST_PAUSE)
-        self._lost_link: Callable[[], object] = lambda: None  # ends what is done on the link
+        self._stop_serving: Callable[[], object] = lambda: None  # ends what is done on the link
         self._beats = 0
         self._first_beat = 1  # of this link
         self._echo = 0  # the last of them that came back
         self._beat_due = 0.0
         self._beaten = 0.0  # monotonic, when the last heartbeat was made
-        self._shortest_gap = min(SHORTEST_GAP, heartbeat / 20)
+        self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)
         self._leaving = False
         self._work = anyio.Event()
         self._news = anyio.Event()
         self._progress = anyio.Event()  # a batch was sent
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a link."""
+        return self.link is not None
 
     # -- for the seats ---------------------------------------------------------------------------
 
@@ -105,7 +110,7 @@ class Membership:
 
         At once, unless the last heartbeat is only just gone: when a fleet starts, one answers many newcomers.
         """
-        self._beat_due = min(self._beat_due, self._beaten + self._shortest_gap)
+        self._beat_due = min(self._beat_due, self._beaten + self._beat_spacing)
         self._work.set()
 
     async def news(self, timeout: float) -> None:
@@ -139,7 +144,7 @@ class Membership:
         except (BrokerUnavailableError, TimeoutError) as error:
             reason = str(error) or f"it took no message for {self._timeout:g} s"
             if link is self.link:
-                self._down(reason)
+                self._link_lost(reason)
             raise BrokerUnavailableError(f"{self.name}: {reason}") from error
 
     @property
@@ -161,12 +166,12 @@ class Membership:
                     finally:
                         self._position = link.position
             except BrokerUnavailableError as error:
-                self._down(str(error))
+                self._link_lost(str(error))
             except Exception as error:  # a bug, which the supervisor logs; for now there is no link
-                self._down(f"{type(error).__name__}: {error}")
+                self._link_lost(f"{type(error).__name__}: {error}")
                 raise
             finally:
-                self.up, self.link = False, None
+                self.link = None
                 self.attempted.set()
             await anyio.sleep(self._backoff.failed(random.random()))
 
@@ -174,14 +179,14 @@ class Membership:
         """Send and receive until the link is lost."""
         turn = asyncio.Lock()
         async with aclosing(self._outgoing()) as outgoing, anyio.create_task_group() as group:
-            self._lost_link = group.cancel_scope.cancel
+            self._stop_serving = group.cancel_scope.cancel
             for _ in range(PIPELINE):
                 group.start_soon(self._send, outgoing, turn)
             try:
                 await self._take_in(link)
-                self._down("the connection was closed")
+                self._link_lost("the connection was closed")
             except BrokerUnavailableError as error:
-                self._down(str(error))
+                self._link_lost(str(error))
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -217,9 +222,9 @@ class Membership:
             if time.monotonic() >= self._beat_due:
                 # What has a number is what the heartbeat vouches for.
                 while numbered := [seat for seat in self._seats.values() if seat.numbered]:
-                    batch = numbered[0].next_batch()
-                    if batch is not None:
-                        yield encode(batch), numbered[0], batch
+                    seat = numbered[0]
+                    if (batch := seat.next_batch()) is not None:
+                        yield encode(batch), seat, batch
                 now = time.monotonic()
                 self._beaten, self._beat_due = now, now + self.heartbeat
                 self._look_around(now)
@@ -249,7 +254,7 @@ class Membership:
         for origin, name in self.members.expire(now).items():
             self._gone(origin, name)
         if self.members.deaf(now):
-            self._down("own heartbeats do not come back")
+            self._link_lost("own heartbeats do not come back")
 
     async def flushed(self) -> None:
         """Wait until everything queued so far, at least, was handed to the broker."""
@@ -273,29 +278,23 @@ class Membership:
 
     async def _take_in(self, link: Link) -> None:
         taken = 0
-        deliveries = link.deliveries()
-        try:
+        async with aclosing(link.deliveries()) as deliveries:
             async for delivery in deliveries:
                 try:
                     taken += self._deliver(delivery)
                 except Exception:
                     # A bug of ours, or an application's; what the message said is lost with it.
                     logger.exception("%s: a message could not be taken in", self.name)
-                    self._lost("a message could not be taken in")
+                    self._missed("a message could not be taken in")
                 if taken >= BREATH:
                     taken = 0
                     await anyio.lowlevel.checkpoint()
-        finally:
-            aclose = getattr(deliveries, "aclose", None)
-            if aclose is not None:
-                with anyio.CancelScope(shield=True):
-                    await aclose()
 
     def _deliver(self, delivery: Delivery) -> int:
         """Take one delivery in; roughly how much work it was."""
         self.members.anything(time.monotonic())
         if isinstance(delivery, Gap):
-            self._lost(delivery.reason)
+            self._missed(delivery.reason)
             return 1
         return self._message(delivery.payload)
 
@@ -357,27 +356,34 @@ class Membership:
     # -- the link --------------------------------------------------------------------------------
 
     def _connected(self, link: Link) -> None:
-        logger.info("%s: connected to the broker", self.name)
-        self.link, self.up, self.failure = link, True, None
+        if self.failure is None:
+            logger.info("%s: connected to the broker, namespace %r", self.name, self._namespace)
+        else:
+            away = time.monotonic() - self._away_since
+            logger.warning("%s: the broker is back after %.1f s", self.name, away)
+        self.link, self.failure = link, None
         self._links += 1
         self._first_beat = self._beats + 1
         self.members.connected(time.monotonic())
         if self._position is None and (self._links > 1 or self.serving):
-            self._lost("nothing was heard until the connection to the broker was made")
+            self._missed("nothing was heard until the connection to the broker was made")
         self.beat_now()
         self.attempted.set()
 
-    def _down(self, reason: str) -> None:
+    def _link_lost(self, reason: str) -> None:
         """The link, if there was one, is lost."""
         if self.up or self.failure is None:
             logger.warning("%s: the broker is away: %s", self.name, reason)
-            self.failure = reason
-        self.up, self.link = False, None
+            self._away_since = time.monotonic()
+        elif reason != self.failure:
+            logger.info("%s: the broker is still away: %s", self.name, reason)
+        self.failure = reason
+        self.link = None
         self.listening = False
-        self._lost_link()
+        self._stop_serving()
         self._pulse()
 
-    def _lost(self, reason: str) -> None:
+    def _missed(self, reason: str) -> None:
         for seat in self._seats.values():
             seat.session.lost(reason)
 

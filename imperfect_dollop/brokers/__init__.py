@@ -34,21 +34,13 @@ def from_url(url: str) -> Broker:
         from .memory import MemoryBroker
 
         return MemoryBroker.named(url.partition("://")[2])
-    if scheme.startswith("redis"):
-        try:
-            from .redis import RedisBroker
-        except ImportError as error:
-            raise _without_driver(scheme, "redis", error) from error
-        return RedisBroker(url)
     try:
+        if scheme.startswith("redis"):
+            from .redis import RedisBroker
+
+            return RedisBroker(url)
         from .rabbitmq import RabbitMQBroker
+
+        return RabbitMQBroker(url)
     except ImportError as error:
-        raise _without_driver(scheme, "rabbitmq", error) from error
-    return RabbitMQBroker(url)
-
-
-def _without_driver(scheme: str, extra: str, error: ImportError) -> ConfigurationError:
-    return ConfigurationError(
-        f"{scheme}:// needs a driver that is not installed ({error}):"
-        f" pip install 'imperfect-dollop[{extra}]'"
-    )
+        raise ConfigurationError(f"{scheme}://: {error}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,6 +21,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from ..broker import TRANSFER_WINDOW, Delivery, Gap, Message
 from ..errors import BrokerUnavailableError
 from ..inbox import INBOX, Inbox
+from ..transfer import checked, cut, nobody, silent_receiver, silent_sender
 
 __all__ = ["MemoryBroker"]
 
@@ -109,11 +110,11 @@ class _MemoryLink:
     def __init__(self, hub: _Hub, namespace: str, inbox: int) -> None:
         self._hub = hub
         self.namespace = namespace
-        self.inbox = Inbox(inbox)
+        self.inbox = Inbox("the memory broker", inbox)
 
     def _check(self) -> None:
         self._hub.check()
-        self.inbox.check("this link to the memory broker")
+        self.inbox.check()
 
     async def publish(self, payload: bytes) -> None:
         await anyio.lowlevel.checkpoint()  # as with any broker, a caller can be cancelled here
@@ -123,7 +124,7 @@ class _MemoryLink:
             if link.namespace == self.namespace:
                 link.inbox.put(message)
 
-    def deliveries(self) -> AsyncIterator[Delivery]:
+    def deliveries(self) -> AsyncGenerator[Delivery, None]:
         return self.inbox.deliveries()
 
     @asynccontextmanager
@@ -150,7 +151,7 @@ class _MemoryLink:
         self._check()
         stream = self._hub.transfers.get((self.namespace, address))
         if stream is None:
-            raise BrokerUnavailableError(f"nobody waits for the transfer {address!r}")
+            raise nobody(address)
         sender = _Sender(stream, address, timeout)
         try:
             yield sender
@@ -166,20 +167,16 @@ class _Sender:
         self._timeout = timeout
 
     async def send(self, chunk: bytes) -> None:
-        if not chunk:
-            raise ValueError("a chunk must not be empty")
-        await self.push(bytes(chunk))
+        await self.push(checked(chunk))
 
     async def push(self, chunk: bytes) -> None:
         try:
             with anyio.fail_after(self._timeout):
                 await self._stream.send(chunk)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise BrokerUnavailableError(f"the transfer {self._address!r} was cut") from error
+            raise cut(self._address, "the receiver has gone") from error
         except TimeoutError as error:
-            raise BrokerUnavailableError(
-                f"the receiver of {self._address!r} read nothing for {self._timeout:g} s"
-            ) from error
+            raise silent_receiver(self._address, self._timeout) from error
 
 
 async def _chunks(
@@ -190,11 +187,9 @@ async def _chunks(
             with anyio.fail_after(timeout):
                 chunk = await stream.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError) as error:
-            raise BrokerUnavailableError(f"the transfer {address!r} was cut") from error
+            raise cut(address, "the sender has gone") from error
         except TimeoutError as error:
-            raise BrokerUnavailableError(
-                f"the sender of {address!r} sent nothing for {timeout:g} s"
-            ) from error
+            raise silent_sender(address, timeout) from error
         if chunk == _END:
             return
         yield chunk

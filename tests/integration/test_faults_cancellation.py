@@ -110,7 +110,7 @@ class Bench:
                 assert not [key for key in keys if b":chunks:" in key]
                 assert all([await client.ttl(key) > 0 for key in keys])
             return
-        name = RabbitMQBroker(self.server.url).name
+        name = RabbitMQBroker(self.server.url)._server.name
         async with await aio_pika.connect(self.server.url) as connection:
             for address in addresses:
                 channel = await connection.channel()

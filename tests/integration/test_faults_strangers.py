@@ -76,7 +76,7 @@ FOREIGN: Sequence[bytes] = (
 async def publish(server: Server, namespace: str, payloads: Sequence[bytes]) -> None:
     """With the bare driver."""
     if server.program == "redis-server":
-        key = RedisBroker(server.url).key("events", namespace)
+        key = RedisBroker(server.url)._server.key("events", namespace)
         async with Redis.from_url(server.url) as client:
             for payload in payloads:
                 await client.xadd(key, {"p": payload})
@@ -85,7 +85,7 @@ async def publish(server: Server, namespace: str, payloads: Sequence[bytes]) -> 
         return
     async with await aio_pika.connect(server.url) as connection:
         channel = await connection.channel()
-        exchange = await channel.get_exchange(RabbitMQBroker(server.url).name(namespace))
+        exchange = await channel.get_exchange(RabbitMQBroker(server.url)._server.name(namespace))
         for payload in payloads:
             await exchange.publish(aio_pika.Message(payload), routing_key="")
         await exchange.publish(

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
@@ -148,7 +149,7 @@ class DoomedLink:
     async def publish(self, payload: bytes) -> None:
         await self._link.publish(payload)
 
-    def deliveries(self) -> AsyncIterator[Delivery]:
+    def deliveries(self) -> AsyncGenerator[Delivery, None]:
         return self._link.deliveries()
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -100,7 +100,7 @@ class LossyLink:
             raise BrokerUnavailableError("not taken")
         await self._link.publish(payload)
 
-    async def deliveries(self) -> AsyncIterator[Delivery]:
+    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
         async for delivery in self._link.deliveries():
             if isinstance(delivery, Message) and self._broker.drops(self._node, delivery.payload):
                 self._broker.dropped += 1
@@ -732,7 +732,9 @@ async def test_the_status_is_plain() -> None:
             )
         )
         with broker.outage("cut"):
-            await eventually(lambda: one.node.status()["broker"]["failure"] == "cut")
+            await eventually(
+                lambda: one.node.status()["broker"]["failure"] == "the memory broker: cut"
+            )
             json.dumps(one.node.status(), allow_nan=False)
     with pytest.raises(ClosedError):
         await one.node.flush()

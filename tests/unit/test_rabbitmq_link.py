@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imperfect_dollop.broker import TRANSFER_WINDOW
-from imperfect_dollop.brokers import rabbitmq as rabbitmq_module
+from imperfect_dollop.brokers.rabbitmq.transfer import Sender, chunks
 from imperfect_dollop.errors import BrokerUnavailableError
 
 from .school import soon
@@ -34,21 +34,18 @@ class End:
     async def say(self, kind: str, body: bytes = b"") -> None:
         self.said.append((kind, body))
 
-    def cut(self, reason: str) -> BrokerUnavailableError:
-        return BrokerUnavailableError(f"the transfer {self.address!r} was cut: {reason}")
-
 
 @pytest.mark.parametrize("credit", [b"many", b"", b"\xff", b"1.5"])
 async def test_a_credit_that_is_none_cuts_the_transfer(credit: bytes) -> None:
     end: Any = End(("credit", credit))
     with pytest.raises(BrokerUnavailableError, match="place"):
-        await soon(rabbitmq_module._Sender(end).send(b"chunk"))
+        await soon(Sender(end).send(b"chunk"))
     assert end.said == []
 
 
 async def test_a_sender_without_credit_sends_a_window_and_gives_up() -> None:
     end: Any = End()
-    sender = rabbitmq_module._Sender(end)
+    sender = Sender(end)
     for _ in range(TRANSFER_WINDOW):
         await soon(sender.send(b"chunk"))
     with pytest.raises(BrokerUnavailableError, match="read nothing"):
@@ -59,7 +56,7 @@ async def test_a_sender_without_credit_sends_a_window_and_gives_up() -> None:
 @pytest.mark.parametrize("kind", ["", "credit", "cut", "nonsense"])
 async def test_a_receiver_that_is_told_something_else_takes_it_for_a_cut(kind: str) -> None:
     end: Any = End(("begin", b""), ("chunk", b"a"), (kind, b"b"), ("chunk", b"c"))
-    chunks = rabbitmq_module._chunks(end)
-    assert await soon(anext(chunks)) == b"a"
+    arriving = chunks(end)
+    assert await soon(anext(arriving)) == b"a"
     with pytest.raises(BrokerUnavailableError, match="place"):
-        await soon(anext(chunks))
+        await soon(anext(arriving))

@@ -8,8 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from imperfect_dollop.brokers import redis as redis_module
-from imperfect_dollop.brokers.redis import RedisBroker
+from imperfect_dollop.brokers.redis.link import RedisLink
+from imperfect_dollop.brokers.redis.server import Server
+from imperfect_dollop.brokers.redis.transfer import Sender, Transfer
 from imperfect_dollop.errors import BrokerUnavailableError
 from imperfect_dollop.hosted import hosted
 
@@ -32,9 +33,12 @@ class Wire:
 
 
 def link_on(writing: Wire, reading: Wire | None = None) -> Any:
-    broker = RedisBroker("redis://localhost")
-    make: Any = redis_module._RedisLink
-    return make(broker, reading or Wire(), writing, "school", "node")
+    make: Any = RedisLink
+    return make(server(), reading or Wire(), writing, "school", "node", backlog=100)
+
+
+def server() -> Server:
+    return Server("redis://localhost", prefix="dollop", timeout=1.0, options={})
 
 
 async def test_what_is_published_at_once_goes_in_one_go_and_the_rest_after_it() -> None:
@@ -127,9 +131,7 @@ async def test_a_caller_that_has_gone_disturbs_nobody() -> None:
 @pytest.mark.parametrize("credit", [b"many", b"", b"\xff", b"1.5"])
 async def test_a_credit_that_is_none_cuts_the_transfer(credit: bytes) -> None:
     wire: Any = Wire()
-    broker = RedisBroker("redis://localhost")
-    transfer = redis_module._Transfer(broker, "school", "place", 1.0)
-    sender = redis_module._Sender(transfer, wire)
+    sender = Sender(Transfer(server(), "school", "place", 1.0), wire)
     wire.answers.put_nowait([{b"credit": [(b"1-1", [b"c", credit])]}])
     with pytest.raises(BrokerUnavailableError, match="place"):
         await soon(sender.begin())
