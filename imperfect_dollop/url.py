@@ -22,15 +22,15 @@ def scheme_of(url: str) -> str:
 def split(url: str) -> SplitResult:
     """The parts of a URL whose host and port can be read.
 
-    Raises `ConfigurationError`, also for a password with a ``/``, ``?`` or ``#``, half of which would pass for a port
-    and the rest for a path.
+    Raises `ConfigurationError`, also for a password with a ``/``, ``?`` or ``#``, half of which would pass for a host
+    or a port and the rest for a path.
     """
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for one that is none
     except ValueError:
         parts = None
-    if parts is None or ("@" in url and "@" not in parts.netloc):
+    if parts is None or "@" in parts.path + parts.query + parts.fragment:
         # Not `from` what was raised: that quotes what it takes for the port.
         raise ConfigurationError(
             f"a {scheme_of(url)}:// URL whose host and port cannot be read: in user and password,"

@@ -195,6 +195,22 @@ async def test_rabbitmq_with_tls_a_virtual_host_and_a_user(certificates: Certifi
                 await carries(refused)
 
 
+async def test_a_virtual_host_that_is_not_there_is_told(rabbitmq_url: str) -> None:
+    broker = RabbitMQBroker(f"{rabbitmq_url.rstrip('/')}/nowhere")
+    with pytest.raises(BrokerUnavailableError, match="virtual host"):
+        await carries(broker)
+
+
+async def test_a_server_that_refuses_is_no_error_in_the_drivers_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for url in ("amqp://guest:guest@127.0.0.1:1/", "redis://127.0.0.1:1"):
+        async with opened(from_url(url)) as broker:
+            with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1"):
+                await carries(broker)
+    assert not caplog.records
+
+
 async def test_a_url_is_enough(redis_url: str, rabbitmq_url: str) -> None:
     for url in (redis_url, rabbitmq_url):
         async with opened(from_url(url)) as broker:
