@@ -258,7 +258,7 @@ class Membership:
 
     async def flushed(self) -> None:
         """Wait until everything queued so far, at least, was handed to the broker."""
-        goals = [(seat, seat.published) for seat in self._seats.values()]
+        goals = [(seat, seat.queued) for seat in self._seats.values()]
         while any(seat.handed_over < goal for seat, goal in goals):
             if self.closed:
                 raise ClosedError(f"{self.name} was closed before everything was sent")

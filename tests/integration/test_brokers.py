@@ -21,7 +21,7 @@ from imperfect_dollop.brokers.rabbitmq import RabbitMQBroker
 from imperfect_dollop.brokers.redis import RedisBroker
 from imperfect_dollop.errors import BrokerUnavailableError
 from imperfect_dollop.testing import BrokerContract
-from imperfect_dollop.testing.brokers import Tap
+from imperfect_dollop.testing.taps import Tap
 
 from .proxy import Proxy
 from .servers import Certificates, RabbitMQServer, RedisServer
@@ -36,12 +36,11 @@ class ThroughProxy(BrokerContract):
 
     @pytest.fixture
     async def proxy(self, url: str) -> AsyncIterator[Proxy]:
-        async with Proxy.before(url) as proxy:
-            yield proxy
+        async with Proxy.before(url) as self._proxy:
+            yield self._proxy
 
     def outage(self, broker: Any) -> AbstractAsyncContextManager[None]:
-        proxy: Proxy = broker.proxy
-        return proxy.outage()
+        return self._proxy.outage()
 
 
 class TestRedis(ThroughProxy):
@@ -54,7 +53,6 @@ class TestRedis(ThroughProxy):
     @pytest.fixture
     async def broker(self, proxy: Proxy, url: str) -> AsyncIterator[RedisBroker]:
         broker = RedisBroker(proxy.url(url))
-        broker.proxy = proxy  # type: ignore[attr-defined]
         yield broker
         await broker.aclose()
 
@@ -74,7 +72,6 @@ class TestRedisThatWasHandedIn(TestRedis):
             proxy.url(url), socket_timeout=2.0, protocol=2, retry=Retry(NoBackoff(), 1)
         )
         broker = RedisBroker(client)
-        broker.proxy = proxy  # type: ignore[attr-defined]
         yield broker
         await broker.aclose()
         await client.aclose()
@@ -89,9 +86,7 @@ class TestRabbitMQ(ThroughProxy):
 
     @pytest.fixture
     def broker(self, proxy: Proxy, url: str) -> RabbitMQBroker:
-        broker = RabbitMQBroker(proxy.url(url))
-        broker.proxy = proxy  # type: ignore[attr-defined]
-        return broker
+        return RabbitMQBroker(proxy.url(url))
 
     @pytest.fixture
     def narrow(self, url: str) -> RabbitMQBroker:
@@ -105,7 +100,6 @@ class TestRabbitMQThatWasHandedIn(TestRabbitMQ):
     async def broker(self, proxy: Proxy, url: str) -> AsyncIterator[RabbitMQBroker]:
         connection = await aio_pika.connect_robust(proxy.url(url), reconnect_interval=0.05)
         broker = RabbitMQBroker(connection)
-        broker.proxy = proxy  # type: ignore[attr-defined]
         yield broker
         await connection.close()
 
