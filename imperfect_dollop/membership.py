@@ -8,12 +8,13 @@ counts as lost, and what was under way is sent again over the next one. Siblings
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -43,11 +44,16 @@ could have shared a message do not."""
 BEAT_SPACING: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
 
-Outgoing: TypeAlias = tuple[bytes, Seat | None, Events | None]
-"""A message, and if it is a batch of events whose."""
 
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
+
+
+class Outgoing(NamedTuple):
+    """A message, and what to do when the broker has taken it."""
+
+    payload: bytes
+    taken: Callable[[], None]
 
 
 class Membership:
@@ -79,6 +85,7 @@ class Membership:
         self._namespace = namespace
         self._seats = {seat.name: seat for seat in seats}
         self._position: str | None = None  # where the next link may go on
+        self._publishing: set[anyio.CancelScope] = set()  # of the calls that wait for the broker
         self._away_since = 0.0  # monotonic
         self._links = 0
         self._backoff = Backoff(RECONNECT_PAUSE, LONGEST_PAUSE)
@@ -138,14 +145,24 @@ class Membership:
         link = self.link
         if link is None:
             raise BrokerUnavailableError(f"{self.name}: the broker is away: {self.failure}")
-        try:
-            with anyio.fail_after(self._timeout):
+        with anyio.move_on_after(self._timeout) as waiting:
+            self._publishing.add(waiting)
+            try:
                 await link.publish(payload)
-        except (BrokerUnavailableError, TimeoutError) as error:
-            reason = str(error) or f"it took no message for {self._timeout:g} s"
-            if link is self.link:
-                self._link_lost(reason)
-            raise BrokerUnavailableError(f"{self.name}: {reason}") from error
+            except BrokerUnavailableError as error:
+                raise self._not_taken(link, str(error)) from error
+            finally:
+                self._publishing.discard(waiting)
+            # Whatever waits behind this one has its time from now on: the way may be slow, and it is not dead.
+            for other in self._publishing:
+                other.deadline = anyio.current_time() + self._timeout
+            return
+        raise self._not_taken(link, f"it took no message for {self._timeout:g} s")
+
+    def _not_taken(self, link: Link, reason: str) -> BrokerUnavailableError:
+        if link is self.link:
+            self._link_lost(reason)
+        return BrokerUnavailableError(f"{self.name}: {reason}")
 
     @property
     def _timeout(self) -> float:
@@ -197,15 +214,14 @@ class Membership:
         """
         while True:
             async with turn:
-                payload, seat, batch = await anext(outgoing)
+                message = await anext(outgoing, None)
+            if message is None:
+                return  # another of them was cancelled while it waited for the next, and so will this one be
             try:
-                await self.publish(payload)
+                await self.publish(message.payload)
             except BrokerUnavailableError:
                 return  # the link is lost, and with it this task
-            if seat is not None and batch is not None:
-                seat.taken(batch)
-                self._progress.set()
-                self._progress = anyio.Event()
+            message.taken()
 
     async def _outgoing(self) -> AsyncGenerator[Outgoing, None]:
         """What is queued, a batch of each repository in turn, and a heartbeat when it is time; never ends."""
@@ -218,22 +234,33 @@ class Membership:
                 batch = seat.next_batch()
                 if batch is not None:
                     idle = False
-                    yield encode(batch), seat, batch
+                    yield self._batch(seat, batch)
             if time.monotonic() >= self._beat_due:
                 # What has a number is what the heartbeat vouches for.
                 while numbered := [seat for seat in self._seats.values() if seat.numbered]:
                     seat = numbered[0]
                     if (batch := seat.next_batch()) is not None:
-                        yield encode(batch), seat, batch
+                        yield self._batch(seat, batch)
                 now = time.monotonic()
                 self._beaten, self._beat_due = now, now + self.heartbeat
                 self._look_around(now)
                 beat = self._heartbeat()
-                self.members.beat(beat.number, now)
-                yield encode(beat), None, None
+                yield Outgoing(encode(beat), functools.partial(self._beat_taken, beat.number))
             elif idle:
                 with anyio.move_on_after(max(0.0, self._beat_due - time.monotonic())):
                     await self._work.wait()
+
+    def _batch(self, seat: Seat, batch: Events) -> Outgoing:
+        def taken() -> None:
+            seat.taken(batch)
+            self._progress.set()
+            self._progress = anyio.Event()
+
+        return Outgoing(encode(batch), taken)
+
+    def _beat_taken(self, number: int) -> None:
+        """From now on it can come back."""
+        self.members.beat(number, time.monotonic())
 
     def _heartbeat(self) -> Heartbeat:
         self._beats += 1

@@ -16,8 +16,8 @@ from .replica.messages import FOR_ALL, MAX_BATCH, WITHOUT_CONTENT, Event
 
 __all__ = ["Outbox"]
 
-MAX_BATCH_BYTES: Final = 1 << 20
-"""Content of one message, about: an eighth of what a receiver accepts, and one entity may come on top."""
+MAX_BATCH_BYTES: Final = 256 << 10
+"""Content of one message, about; one entity may come on top. Larger ones gain nothing, and take long on a slow way."""
 
 MAX_BYTES: Final = 64 << 20
 """Content of all events that wait."""

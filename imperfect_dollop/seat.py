@@ -38,6 +38,10 @@ TURN_BEATS: Final = 3
 MAX_ANSWERS: Final = 1_000
 """Siblings that are answered at the same time when they ask for a snapshot, nearly all of them with a refusal."""
 
+MOST_NUMBERED: Final = 16
+"""Batches of numbered events that may wait for a broker that is slow, before this node gives no snapshots: twice what
+is on its way to the broker at a time."""
+
 BUSY_PAUSE: Final = 0.05
 LONGEST_BUSY_PAUSE: Final = 1.0
 BUSY_SECONDS: Final = 30.0
@@ -177,7 +181,10 @@ class Seat:
             return "another schema"
         if replica.cold or not replica.whole or self.session.closed:
             return "no copy here"
-        return BUSY if self.donating >= MAX_DONATIONS else None
+        # A donor gives everything that waits a number, and what has one is no longer merged nor given up.
+        if self.donating >= MAX_DONATIONS or len(self._batches) > MOST_NUMBERED:
+            return BUSY
+        return None
 
     async def _give(self, take: Take) -> None:
         link, replica = self.membership.link, self.replica

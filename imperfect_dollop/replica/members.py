@@ -53,6 +53,7 @@ class Members:
         self.patience: float = ALIVE_BEATS * heartbeat
         self._looked = float("inf")  # when `expire` was last called
         self._unanswered: deque[list[float]] = deque()  # own heartbeats: number, when sent
+        self._echoed = 0  # the last own heartbeat that has come back
         self._heard = 0.0  # when anything was last heard
         self.alive: dict[str, Member] = {}
 
@@ -64,11 +65,13 @@ class Members:
         self._heard = now
 
     def beat(self, number: int, now: float) -> None:
-        """An own heartbeat is sent."""
-        self._unanswered.append([number, now])
+        """The broker has taken an own heartbeat, which may have come back already."""
+        if number > self._echoed:
+            self._unanswered.append([number, now])
 
     def echoed(self, number: int) -> None:
         """An own heartbeat has come back, and with it all before it."""
+        self._echoed = max(self._echoed, number)
         while self._unanswered and self._unanswered[0][0] <= number:
             self._unanswered.popleft()
 

@@ -8,6 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
+from imperfect_dollop.broker import Message
+from imperfect_dollop.brokers.redis import link as link_module
 from imperfect_dollop.brokers.redis.link import RedisLink
 from imperfect_dollop.brokers.redis.server import Server
 from imperfect_dollop.brokers.redis.transfer import Sender, Transfer
@@ -49,12 +51,15 @@ async def test_what_is_published_at_once_goes_in_one_go_and_the_rest_after_it() 
         await settled()
         later = [asyncio.create_task(link.publish(b"%d" % number)) for number in range(3, 6)]
         await settled()
-        assert [len(calls) for calls in wire.calls] == [3 + 1]  # and the expiry
+        assert [len(calls) for calls in wire.calls] == [3]
         wire.answers.put_nowait([])
         await soon(asyncio.gather(*first))
         await settled()
         assert not any(one.done() for one in later)
-        assert [command[-1] for command in wire.calls[1]] == [b"3", b"4", b"5"]
+        assert [command[0] for command in wire.calls[1]] == ["EXPIRE"]
+        wire.answers.put_nowait([])
+        await settled()
+        assert [command[-1] for command in wire.calls[2]] == [b"3", b"4", b"5"]
         wire.answers.put_nowait([])
         await soon(asyncio.gather(*later))
 
@@ -126,6 +131,44 @@ async def test_a_caller_that_has_gone_disturbs_nobody() -> None:
         await asyncio.wait([gone])
         wire.answers.put_nowait([])
         await soon(stays)
+
+
+async def test_no_more_than_a_megabyte_goes_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "WRITE_BYTES", 100)
+    wire = Wire()
+    link = link_on(wire)
+    link._renewed = float("inf")
+    async with hosted(link.run_publishing):
+        sizes = [40, 40, 40, 1_000, 1, 1]
+        publishing = [asyncio.create_task(link.publish(bytes(size))) for size in sizes]
+        for _ in range(3):
+            await settled()
+            wire.answers.put_nowait([])
+        await soon(asyncio.gather(*publishing))
+        assert [[len(one[-1]) for one in call] for call in wire.calls] == [
+            [40, 40, 40],
+            [1_000],
+            [1, 1],
+        ]
+
+
+async def test_what_a_slow_way_cannot_carry_at_once_is_read_in_small_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "READ_BYTES", 1_000)
+    wire = Wire()
+    link = link_on(Wire(), wire)
+    await link.begin("1-0/")
+    deliveries = link.deliveries()
+    asked: list[int] = []
+    for number, size in enumerate([1, 1, 1, 1, 1, 1, 1, 1, 300, 2_000, 1], 1):
+        entry = [f"{number}-0".encode(), [b"p", bytes(size)]]
+        wire.answers.put_nowait([{b"stream": [entry]}, [entry]])
+        while not isinstance(await soon(anext(deliveries)), Message):
+            pass
+        asked.append(wire.calls[-1][0][2])
+    assert asked == [1, 2, 4, 8, 16, 32, 64, 64, 64, 3, 1]
+    await deliveries.aclose()
 
 
 @pytest.mark.parametrize("credit", [b"many", b"", b"\xff", b"1.5"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+import anyio
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.common import Arguments
@@ -21,6 +24,12 @@ __all__ = ["RabbitMQLink"]
 
 BACKLOG_BYTES: Final = 64 << 20
 """Bytes of the messages that wait at the server."""
+
+ACK_SECONDS: Final = 5.0
+"""After which few messages are acknowledged as well: the server closes a channel that waits for half an hour."""
+
+UNUSED_SECONDS: Final = 60
+"""A queue without a consumer is deleted after this: one that a link was cut off from while it began to listen."""
 
 PREFETCH: Final = 500
 """Messages on their way from the server into the process: a few milliseconds' work, acknowledged by quarters."""
@@ -47,6 +56,10 @@ class RabbitMQLink:
         self._namespace = namespace
         self._exchange = server.name(namespace)
         self._unacknowledged = 0
+        self._acknowledged = time.monotonic()
+        # The server closes a channel when a publish fails. On what follows it on the way it closes the connection,
+        # which may only be risked where the connection is ours.
+        self._turn = asyncio.Lock() if server.shared else None
         self.inbox = Inbox(server.where, inbox)
 
     async def begin(self, channel: AbstractChannel, node: str) -> None:
@@ -55,8 +68,10 @@ class RabbitMQLink:
         limits: Arguments = {
             "x-max-length": self._backlog,
             "x-max-length-bytes": BACKLOG_BYTES,
+            "x-expires": 1_000 * UNUSED_SECONDS,
         }
-        with self._server.mapped():
+        # Shielded: an exchange that nothing was ever bound to stays for good.
+        with anyio.CancelScope(shield=True), self._server.mapped():
             async with asyncio.timeout(self._server.timeout):
                 await channel.queue_declare(
                     queue, exclusive=True, auto_delete=True, arguments=limits
@@ -73,17 +88,21 @@ class RabbitMQLink:
     async def _arrived(self, message: DeliveredMessage) -> None:
         self.inbox.put(Message(message.body))
         self._unacknowledged += 1
-        if self._unacknowledged >= PREFETCH // 4 and message.delivery_tag is not None:
-            self._unacknowledged = 0
+        now = time.monotonic()
+        due = self._unacknowledged >= PREFETCH // 4 or now - self._acknowledged > ACK_SECONDS
+        if due and message.delivery_tag is not None:
+            self._unacknowledged, self._acknowledged = 0, now
             with self._server.suppressed():  # of a link that is lost, nobody waits for it
                 await message.channel.basic_ack(message.delivery_tag, multiple=True, wait=False)
 
     async def publish(self, payload: bytes) -> None:
         """See `imperfect_dollop.broker.Link.publish`."""
         self.inbox.check()
-        with self._server.mapped():
-            async with asyncio.timeout(self._server.timeout):
-                await self._channel.basic_publish(bytes(payload), exchange=self._exchange)
+        async with self._turn or contextlib.nullcontext():
+            self.inbox.check()
+            with self._server.mapped():
+                async with asyncio.timeout(self._server.timeout):
+                    await self._channel.basic_publish(bytes(payload), exchange=self._exchange)
 
     def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """See `imperfect_dollop.broker.Link.deliveries`."""

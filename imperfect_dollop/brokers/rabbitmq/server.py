@@ -68,6 +68,11 @@ class Server:
                 f"a server is a URL or a connection of aio-pika, not a {type(server).__qualname__}"
             )
 
+    @property
+    def shared(self) -> bool:
+        """Whether the connection is somebody else's, who may use it for other things."""
+        return isinstance(self._server, AbstractConnection)
+
     def name(self, *parts: str) -> str:
         """The name of an exchange or queue; its parts cannot run into each other."""
         name = ".".join((self.prefix, *map(_quoted, parts)))

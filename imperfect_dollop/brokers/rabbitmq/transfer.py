@@ -22,6 +22,9 @@ __all__ = ["End", "Sender", "chunks"]
 GOODBYE_SECONDS: Final = 1.0
 """For telling the other end that a transfer is cut."""
 
+LONGEST_QUEUE: Final = 4 * TRANSFER_WINDOW
+"""Messages that may wait at an end, or in the server for it; an end that keeps to its credit has far fewer."""
+
 BEGIN: Final = "begin"
 CHUNK: Final = "chunk"
 END: Final = "end"
@@ -55,7 +58,7 @@ class End:
                     queue,
                     exclusive=True,
                     auto_delete=True,
-                    arguments={"x-max-length": 4 * TRANSFER_WINDOW},
+                    arguments={"x-max-length": LONGEST_QUEUE},
                 )
                 self._queue = declared.queue or queue
                 await self._channel.basic_consume(self._queue, self._arrived, no_ack=True)
@@ -63,6 +66,9 @@ class End:
     async def _arrived(self, message: DeliveredMessage) -> None:
         properties = message.header.properties
         self.peer = properties.reply_to or self.peer
+        if len(self._heard) >= LONGEST_QUEUE:
+            self._lose("the other end does not keep to its credit")
+            return
         self._heard.append((properties.message_type or "", message.body))
         self._something.set()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from ...broker import Delivery, Gap, Message
 from ...errors import BrokerUnavailableError
-from .server import BLOCK, Command, Server, Wire, entries
+from .server import BLOCK, Command, Entry, Server, Wire, entries
 from .transfer import Sender, Transfer
 
 __all__ = ["RedisLink"]
@@ -23,7 +24,12 @@ SHORTEST_BACKLOG: Final = 32
 """Messages that are kept however large they are."""
 
 READ: Final = 64
-"""Messages taken from the stream in one go: at most about a megabyte each."""
+READ_BYTES: Final = 1 << 20
+"""Messages, and about their bytes, taken from the stream in one go. An answer has to arrive as a whole: what is too
+much for a slow connection would be asked for again and again."""
+
+WRITE_BYTES: Final = 1 << 20
+"""Bytes of the messages handed over in one go, for the same reason; a single one may be larger."""
 
 KEEP_SECONDS: Final = 3_600
 """A namespace whose nodes are all away for that long is forgotten; a link that returns later finds a gap."""
@@ -61,7 +67,9 @@ class RedisLink:
         self._something_waits = asyncio.Event()
         self._lost: str | None = None
         self._ended = False
-        self.position: str = ""
+        self._count = 1  # of messages to ask for
+        self._place = ""  # the id of the last entry that was read
+        self._proof = ""  # and what tells it from another entry of that id
 
     def end(self) -> None:
         """The link was left."""
@@ -94,11 +102,13 @@ class RedisLink:
         while self._lost is None:
             await self._something_waits.wait()
             self._something_waits.clear()
-            sending, self._waiting = self._waiting, []
+            sending = self._next()
             try:
-                await self._writing.call(
-                    *[self._add(PAYLOAD, payload) for payload, _ in sending], *self._renewal()
-                )
+                await self._writing.call(*[self._add(PAYLOAD, payload) for payload, _ in sending])
+                for _, taken in sending:
+                    if not taken.done():
+                        taken.set_result(None)
+                await self._renew()
             except BrokerUnavailableError as error:
                 self.lose(str(error))
             except BaseException:
@@ -106,10 +116,25 @@ class RedisLink:
                 raise
             finally:
                 for _, taken in sending:
-                    if self._lost is not None:
-                        self._fail(taken)
-                    elif not taken.done():
-                        taken.set_result(None)
+                    self._fail(taken)
+
+    async def _renew(self) -> None:
+        """The stream lives on; not before something could be added to it, or one that takes nothing would too."""
+        now = time.monotonic()
+        if now - self._renewed > RENEW_SECONDS:
+            self._renewed = now
+            await self._writing.call(["EXPIRE", self._key, KEEP_SECONDS])
+
+    def _next(self) -> list[tuple[bytes, asyncio.Future[None]]]:
+        """What to hand over next, of what waits."""
+        count = size = 0
+        while count < len(self._waiting) and size < WRITE_BYTES:
+            size += len(self._waiting[count][0])
+            count += 1
+        sending, self._waiting = self._waiting[:count], self._waiting[count:]
+        if self._waiting:
+            self._something_waits.set()
+        return sending
 
     def _fail(self, taken: asyncio.Future[None]) -> None:
         if not taken.done():
@@ -124,12 +149,6 @@ class RedisLink:
         name: Command = ["XADD", self._key] if make else ["XADD", self._key, "NOMKSTREAM"]
         return [*name, "MAXLEN", "~", length, "*", field, value]
 
-    def _renewal(self) -> Iterator[Command]:
-        now = time.monotonic()
-        if now - self._renewed > RENEW_SECONDS:
-            self._renewed = now
-            yield ["EXPIRE", self._key, KEEP_SECONDS]
-
     # -- receiving -------------------------------------------------------------------------------
 
     async def begin(self, after: str | None) -> None:
@@ -137,7 +156,7 @@ class RedisLink:
         if after is None:
             await self._mark()
         else:
-            self.position = after
+            self._place, _, self._proof = after.partition("/")
 
     async def _mark(self) -> None:
         """Take a place at the end of the stream, with an entry of our own that can be looked for later."""
@@ -147,36 +166,57 @@ class RedisLink:
             place, _ = await self._reading.call(
                 self._add(MARK, mark), ["EXPIRE", self._key, KEEP_SECONDS]
             )
-        self.position = place.decode()
+        self._at(place.decode(), mark)
+
+    @property
+    def position(self) -> str:
+        """See `imperfect_dollop.broker.Link.position`."""
+        return f"{self._place}/{self._proof}"
+
+    def _at(self, place: str, value: bytes) -> None:
+        """This entry was read."""
+        self._place, self._proof = place, f"{zlib.crc32(value):08x}"
 
     async def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """See `imperfect_dollop.broker.Link.deliveries`."""
-        block = int(BLOCK * 1_000)
+        wait = 0.0  # at first: should ids have gone backwards, nothing would come
         while not self._ended:
             self._check()
             try:
-                place = self.position
-                found, still_there = await self._reading.call(
-                    ["XREAD", "COUNT", READ, "BLOCK", block, "STREAMS", self._key, place],
-                    ["XRANGE", self._key, place, place],
-                    wait=BLOCK,
-                )
-                found = entries(found)
-                if not still_there and not found:
-                    await self._mark()
+                found, gap = await self._look(wait)
             except BrokerUnavailableError as error:
                 if self._ended:
                     return
                 self.lose(str(error))
                 raise
-            if not still_there:
-                yield Gap(f"{self._server.where} no longer has what came after {place}")
+            wait = BLOCK
+            if gap is not None:
+                yield gap
             for place, field, value in found:
                 if self._ended:
                     return
-                self.position = place
+                self._at(place, value)
                 if field != MARK:
                     yield Message(value)
+
+    async def _look(self, wait: float) -> tuple[list[Entry], Gap | None]:
+        """What comes next, and a gap before it unless the last entry that was read is still there."""
+        place, proof = self._place, self._proof
+        block: Command = ["BLOCK", int(wait * 1_000)] if wait else []
+        answer, last = await self._reading.call(
+            ["XREAD", "COUNT", self._count, *block, "STREAMS", self._key, place],
+            ["XRANGE", self._key, place, place],
+            wait=wait,
+        )
+        found = entries(answer)
+        if found:
+            fitting = READ_BYTES // max(1, *(len(value) for *_, value in found))
+            self._count = max(1, min(READ, 2 * self._count, fitting))
+        if last and f"{zlib.crc32(last[0][1][1]):08x}" == proof:
+            return found, None
+        if not found:
+            await self._mark()
+        return found, Gap(f"{self._server.where} no longer has what came after {place}")
 
     # -- transfers -------------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ from ...url import split
 
 __all__ = ["BLOCK", "Command", "Entry", "Server", "Wire", "entries"]
 
+MAX_CONNECTIONS: Final = 10_000
+"""Of a broker: two a node, one for each snapshot that it gives or takes; the driver's 100 are soon used up."""
+
 BLOCK: Final = 1.0
 """Seconds that a read waits at the server before it is repeated, so that a dead connection shows."""
 
@@ -113,7 +116,13 @@ def _pool(url: str, timeout: float, options: dict[str, Any]) -> Any:
     try:
         pool: Any = redis.asyncio.ConnectionPool.from_url(
             url,
-            **{"socket_timeout": None, "socket_connect_timeout": timeout, **options, "retry": None},
+            **{
+                "socket_timeout": None,
+                "socket_connect_timeout": timeout,
+                "max_connections": MAX_CONNECTIONS,
+                **options,
+                "retry": None,
+            },
         )
         pool.make_connection()  # it connects later, and finds out about a wrong option now
     except (ValueError, TypeError, RedisError) as error:

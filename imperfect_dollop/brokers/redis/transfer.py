@@ -159,7 +159,8 @@ class Sender:
         payload = checked(chunk)
         while self._credit.spent:
             found = await self._transfer.wait(
-                self._wire, read=["STREAMS", self._transfer.credit_key, self._seen]
+                self._wire,
+                read=["COUNT", TRANSFER_WINDOW, "STREAMS", self._transfer.credit_key, self._seen],
             )
             if not found:
                 raise silent_receiver(self._transfer.address, self._transfer.timeout)
@@ -175,7 +176,8 @@ class Sender:
         self._note(entries(found))
 
     def _look(self) -> Command:
-        return ["XREAD", "STREAMS", self._transfer.credit_key, self._seen]
+        key = self._transfer.credit_key
+        return ["XREAD", "COUNT", TRANSFER_WINDOW, "STREAMS", key, self._seen]
 
     def _note(self, found: list[Entry]) -> None:
         for self._seen, field, told in found:
