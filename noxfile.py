@@ -105,7 +105,9 @@ def demo(session: nox.Session) -> None:
     # nox shows the command that it runs, and that it has failed: URLs, with their passwords, go by the environment.
     parser = argparse.ArgumentParser(prog="nox -s demo --", add_help=False)
     for option, variable in DEMO_URLS.items():
-        parser.add_argument(option, dest=variable, default=os.environ.get(variable, ""))
+        parser.add_argument(
+            option, dest=variable, metavar="URL", default=os.environ.get(variable, "")
+        )
     found, words = parser.parse_known_args(session.posargs)
     if any("://" in word for word in words):
         session.error(f"a URL belongs to {' or '.join(DEMO_URLS)}")

@@ -231,6 +231,18 @@ def test_interrupted(given: signal.Signals) -> None:
     assert run.returncode == 130
 
 
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_broker_that_is_away_takes_one_line(scheme: str, unused_tcp_port: int) -> None:
+    command = [sys.executable, "-m", "imperfect_dollop.demo", "--plain", "--broker"]
+    url = f"{scheme}://ada:secret@127.0.0.1:{unused_tcp_port}"
+    run = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"no node can connect: {scheme}://127.0.0.1:{unused_tcp_port}: ")
+    (line,) = run.stdout.splitlines()
+    assert f"on {scheme}://127.0.0.1:{unused_tcp_port}, 10,000 rows in SQLite" in line
+
+
 def test_the_command_line_needs_no_driver() -> None:
     program = (
         "import sys\n"
