@@ -258,7 +258,7 @@ class Membership:
 
     async def flushed(self) -> None:
         """Wait until everything queued so far, at least, was handed to the broker."""
-        goals = [(seat, seat.published) for seat in self._seats.values()]
+        goals = [(seat, seat.queued) for seat in self._seats.values()]
         while any(seat.handed_over < goal for seat, goal in goals):
             if self.closed:
                 raise ClosedError(f"{self.name} was closed before everything was sent")
@@ -348,6 +348,14 @@ class Membership:
         for state in beat.repositories:
             seat = self._seats.get(state.repository)
             if seat is not None:
+                if before is None and state.fingerprint != seat.replica.rows.fingerprint:
+                    logger.warning(
+                        "%s: %s has another shape of %s: until all run one version, each reads from the source"
+                        " what the other writes",
+                        self.name,
+                        beat.name,
+                        state.repository,
+                    )
                 seat.session.heard(beat.origin, state, members)
                 if state.repository in _ready(beat) - ready_before:
                     seat.session.upkeep.donor_appeared()

@@ -88,7 +88,8 @@ class Node:
             isinstance(broker, type) or not callable(getattr(broker, "connect", None))
         ):
             raise ConfigurationError(
-                f"a broker is a URL or has connect(), unlike this {type(broker).__qualname__}"
+                f"a broker is a URL or has connect(), unlike this {type(broker).__qualname__}; a driver's"
+                " client is wrapped: RedisBroker(client), RabbitMQBroker(connection)"
             )
         if len(repositories) > MAX_REPOSITORIES:
             raise ConfigurationError(

@@ -8,6 +8,7 @@ not enough the oldest events go for good, and their numbers are skipped so that 
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 import msgspec
 
@@ -15,11 +16,10 @@ from .replica.messages import FOR_ALL, MAX_BATCH, WITHOUT_CONTENT, Event
 
 __all__ = ["Outbox"]
 
-MAX_BATCH_BYTES = 1 << 20
+MAX_BATCH_BYTES: Final = 1 << 20
 """Content of one message, about: an eighth of what a receiver accepts, and one entity may come on top."""
 
-
-MAX_BYTES = 64 << 20
+MAX_BYTES: Final = 64 << 20
 """Content of all events that wait."""
 
 

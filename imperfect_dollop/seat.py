@@ -82,7 +82,7 @@ class Seat:
         return len(self.outbox) + sum(len(batch.events) for _, batch in self._batches)
 
     @property
-    def published(self) -> int:
+    def queued(self) -> int:
         """Events that were ever queued."""
         return self.outbox.added
 

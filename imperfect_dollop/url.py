@@ -22,8 +22,8 @@ def scheme_of(url: str) -> str:
 def split(url: str) -> SplitResult:
     """The parts of a URL whose host and port can be read.
 
-    Raises `ConfigurationError`, also for a password with a ``/``, ``?`` or ``#``, half of which would pass for a port
-    and the rest for a path, or with an ``@``, where some readers end it and others do not.
+    Raises `ConfigurationError`, also for a password with a ``/``, ``?`` or ``#``, half of which would pass for a host
+    or a port and the rest for a path, or with an ``@``, where some readers end it and others do not.
     """
     try:
         parts = urlsplit(url)

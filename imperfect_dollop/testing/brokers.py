@@ -24,14 +24,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from typing import Any, ClassVar, Final, Self, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, ClassVar, Final, TypeVar
 
 import pytest
 
 from ..broker import TRANSFER_WINDOW, Broker, Delivery, Gap, Link, Message
 from ..errors import BrokerUnavailableError
+from .taps import Tap, accounted, give_all, opened
 
 __all__ = ["BrokerContract"]
 
@@ -626,12 +627,12 @@ class BrokerContract:
 
     # -- how the tests wait ------------------------------------------------------------------------
 
-    async def soon(self, call: Coroutine[Any, Any, T] | asyncio.Future[T] | Any) -> T:
+    async def soon(self, call: Awaitable[T]) -> T:
         """The call's result, within `patience`; else an error that is not a broker's."""
         deadline = asyncio.timeout(self.patience)
         try:
             async with deadline:
-                return cast("T", await call)
+                return await call
         except TimeoutError as error:
             if deadline.expired():
                 raise AssertionError(f"nothing happened in {self.patience:g} s") from error
@@ -668,101 +669,3 @@ class BrokerContract:
                         await tap.until_message(b"hello")
                         return
                 await asyncio.sleep(0.01)
-
-
-class Tap:
-    """Reads what a link delivers, in a task of its own, into `deliveries`."""
-
-    def __init__(self, link: Link, patience: float) -> None:
-        self.link = link
-        self.deliveries: list[Delivery] = []
-        self._patience = patience
-        self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def messages(self) -> list[bytes]:
-        """The payloads so far."""
-        return [one.payload for one in self.deliveries if isinstance(one, Message)]
-
-    async def until(self, condition: Callable[[Collection[bytes]], bool]) -> None:
-        """Wait until the payloads fulfil a condition."""
-        await self._until(lambda: condition(self.messages))
-
-    async def until_message(self, payload: bytes) -> None:
-        """Wait for a message with this payload."""
-        await self._until(lambda: Message(payload) in self.deliveries)
-
-    async def until_gap(self) -> None:
-        """Wait for a `Gap`."""
-        await self._until(lambda: any(isinstance(one, Gap) for one in self.deliveries))
-
-    async def ended(self) -> None:
-        """Wait until the deliveries end by themselves; raises what they raise."""
-        assert self._task is not None
-        await self._task
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        assert self._task is not None
-        try:
-            async with asyncio.timeout(self._patience):
-                while not condition():
-                    if self._task.done():
-                        raise AssertionError("the deliveries have ended") from (
-                            None if self._task.cancelled() else self._task.exception()
-                        )
-                    self._arrived.clear()
-                    await self._arrived.wait()
-        except TimeoutError:
-            last = [repr(delivery)[:60] for delivery in self.deliveries[-5:]]
-            raise AssertionError(
-                f"did not arrive in {self._patience:g} s; of {len(self.deliveries)} deliveries"
-                f" the last were {last}"
-            ) from None
-
-    async def _read(self) -> None:
-        try:
-            async with aclosing(cast("Any", self.link.deliveries())) as deliveries:
-                async for delivery in deliveries:
-                    self.deliveries.append(delivery)
-                    self._arrived.set()
-        finally:
-            self._arrived.set()
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._read())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-
-async def give_all(link: Link, address: str, chunks: Sequence[bytes], timeout: float) -> None:
-    """Send these chunks."""
-    async with link.send_transfer(address, timeout=timeout) as transfer:
-        for chunk in chunks:
-            await transfer.send(chunk)
-
-
-async def opened(connecting: AbstractAsyncContextManager[Link]) -> None:
-    """Connect, and leave again."""
-    async with connecting:
-        pass
-
-
-def accounted(deliveries: Sequence[Delivery], taken: Sequence[bytes]) -> None:
-    """Whatever the broker has taken was delivered, in order and once, or a gap stands in its place."""
-    places = {payload: place for place, payload in enumerate(taken)}
-    expected = 0
-    gap = False
-    for delivery in deliveries:
-        if isinstance(delivery, Gap):
-            gap = True
-        elif isinstance(delivery, Message) and delivery.payload in places:
-            place = places[delivery.payload]
-            assert place >= expected, f"{delivery.payload!r} came late, or twice"
-            assert place == expected or gap, f"{taken[expected]!r} is missing, and no gap was told"
-            expected, gap = place + 1, False
-    assert expected == len(taken) or gap, f"{taken[expected]!r} is missing, and no gap was told"

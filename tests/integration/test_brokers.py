@@ -21,7 +21,7 @@ from imperfect_dollop.brokers.rabbitmq import RabbitMQBroker
 from imperfect_dollop.brokers.redis import RedisBroker
 from imperfect_dollop.errors import BrokerUnavailableError
 from imperfect_dollop.testing import BrokerContract
-from imperfect_dollop.testing.brokers import Tap
+from imperfect_dollop.testing.taps import Tap
 
 from .proxy import Proxy
 from .servers import Certificates, RabbitMQServer, RedisServer
@@ -36,12 +36,11 @@ class ThroughProxy(BrokerContract):
 
     @pytest.fixture
     async def proxy(self, url: str) -> AsyncIterator[Proxy]:
-        async with Proxy.before(url) as proxy:
-            yield proxy
+        async with Proxy.before(url) as self._proxy:
+            yield self._proxy
 
     def outage(self, broker: Any) -> AbstractAsyncContextManager[None]:
-        proxy: Proxy = broker.proxy
-        return proxy.outage()
+        return self._proxy.outage()
 
 
 class TestRedis(ThroughProxy):
@@ -54,7 +53,6 @@ class TestRedis(ThroughProxy):
     @pytest.fixture
     async def broker(self, proxy: Proxy, url: str) -> AsyncIterator[RedisBroker]:
         broker = RedisBroker(proxy.url(url))
-        broker.proxy = proxy  # type: ignore[attr-defined]
         yield broker
         await broker.aclose()
 
@@ -74,7 +72,6 @@ class TestRedisThatWasHandedIn(TestRedis):
             proxy.url(url), socket_timeout=2.0, protocol=2, retry=Retry(NoBackoff(), 1)
         )
         broker = RedisBroker(client)
-        broker.proxy = proxy  # type: ignore[attr-defined]
         yield broker
         await broker.aclose()
         await client.aclose()
@@ -89,9 +86,7 @@ class TestRabbitMQ(ThroughProxy):
 
     @pytest.fixture
     def broker(self, proxy: Proxy, url: str) -> RabbitMQBroker:
-        broker = RabbitMQBroker(proxy.url(url))
-        broker.proxy = proxy  # type: ignore[attr-defined]
-        return broker
+        return RabbitMQBroker(proxy.url(url))
 
     @pytest.fixture
     def narrow(self, url: str) -> RabbitMQBroker:
@@ -105,7 +100,6 @@ class TestRabbitMQThatWasHandedIn(TestRabbitMQ):
     async def broker(self, proxy: Proxy, url: str) -> AsyncIterator[RabbitMQBroker]:
         connection = await aio_pika.connect_robust(proxy.url(url), reconnect_interval=0.05)
         broker = RabbitMQBroker(connection)
-        broker.proxy = proxy  # type: ignore[attr-defined]
         yield broker
         await connection.close()
 
@@ -193,6 +187,22 @@ async def test_rabbitmq_with_tls_a_virtual_host_and_a_user(certificates: Certifi
         ):
             with pytest.raises(BrokerUnavailableError):
                 await carries(refused)
+
+
+async def test_a_virtual_host_that_is_not_there_is_told(rabbitmq_url: str) -> None:
+    broker = RabbitMQBroker(f"{rabbitmq_url.rstrip('/')}/nowhere")
+    with pytest.raises(BrokerUnavailableError, match="virtual host"):
+        await carries(broker)
+
+
+async def test_a_server_that_refuses_is_no_error_in_the_drivers_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for url in ("amqp://guest:guest@127.0.0.1:1/", "redis://127.0.0.1:1"):
+        async with opened(from_url(url)) as broker:
+            with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1"):
+                await carries(broker)
+    assert not caplog.records
 
 
 async def test_a_url_is_enough(redis_url: str, rabbitmq_url: str) -> None:

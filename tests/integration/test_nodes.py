@@ -311,7 +311,11 @@ async def test_a_connection_that_was_handed_in_and_closed_is_a_broker_that_is_aw
     connection = await aio_pika.connect(rabbitmq_url)
     repository = Rows(3).repository()
     async with Node(
-        RabbitMQBroker(connection), repository, namespace=namespace, heartbeat=BEAT
+        RabbitMQBroker(connection),
+        repository,
+        namespace=namespace,
+        heartbeat=BEAT,
+        shutdown_timeout=0.1,
     ) as node:
         await connection.close()
         await eventually(lambda: not up(node))
@@ -319,4 +323,3 @@ async def test_a_connection_that_was_handed_in_and_closed_is_a_broker_that_is_aw
         assert repository.peek(1) == stored
         failure: Any = node.status()["broker"]["failure"]
         assert "closed" in failure
-        node._shutdown_timeout = 0.1

@@ -88,6 +88,7 @@ def test_errors_say_where_and_not_who(url: str, where: str) -> None:
         f"user:x@{SECRET}/y@host",  # and this for a host
         f"user:x@{SECRET}@host",
         f":12#{SECRET}@host",
+        f"user:p@ss/{SECRET}@host",  # its beginning passes for a host
     ],
 )
 def test_a_url_that_cannot_be_read_is_refused_without_repeating_it(scheme: str, rest: str) -> None:
@@ -134,6 +135,9 @@ def test_what_is_no_server_is_not_repeated(given: Any) -> None:
         (RabbitMQBroker, "amqp://"),
         (RabbitMQBroker, f"amqp://user:{SECRET}@"),
         (RedisBroker, f"redis://user:{SECRET}@host?nonsense=1"),
+        (RedisBroker, f"redis://user:{SECRET}@host/school"),
+        (RabbitMQBroker, f"amqps://user:{SECRET}@host?cafile=nowhere.pem"),
+        (RabbitMQBroker, f"amqps://user:{SECRET}@host?cadata=x"),
         (RedisBroker, f"redis://user:{SECRET}@host?db=three"),
         (RedisBroker, f"rediss://user:{SECRET}@host?ssl_cert_reqs=sometimes"),
     ],
@@ -240,7 +244,9 @@ async def test_a_client_that_decodes_is_refused() -> None:
 async def test_a_client_that_does_not_await_is_refused() -> None:
     import redis as blocking
 
-    with pytest.raises(ConfigurationError, match=r"redis\.asyncio\.Redis, not a Redis"):
+    with pytest.raises(
+        ConfigurationError, match=r"redis\.asyncio\.Redis, not a redis\.client\.Redis"
+    ):
         RedisBroker(blocking.Redis())  # type: ignore[arg-type]
 
 

@@ -485,7 +485,7 @@ async def test_what_was_merged_meanwhile_does_not_count_as_handed_over() -> None
         with broker.outage():
             seat = seat_of(one)
             queue(one, 3 * MAX_BATCH, keys=700)
-            goal = seat.published
+            goal = seat.queued
             queue(one, 2 * MAX_BATCH, keys=700)
             assert seat.outbox.merged >= goal
             assert seat.handed_over == 0
@@ -498,7 +498,7 @@ async def test_what_was_merged_meanwhile_does_not_count_as_handed_over() -> None
             assert seat.handed_over >= goal
             if third is not None:
                 seat.taken(third)
-            assert seat.handed_over == seat.published
+            assert seat.handed_over == seat.queued
 
 
 @pytest.mark.parametrize("conduct", ["refuse", "hang", None])

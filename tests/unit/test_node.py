@@ -17,8 +17,10 @@ import pytest
 from imperfect_dollop import (
     BrokerUnavailableError,
     ClosedError,
+    FunctionSource,
     Node,
     NotReadyError,
+    Repository,
 )
 from imperfect_dollop.broker import Delivery, Gap, Link, Message
 from imperfect_dollop.brokers.memory import MemoryBroker
@@ -738,6 +740,45 @@ async def test_the_status_is_plain() -> None:
             json.dumps(one.node.status(), allow_nan=False)
     with pytest.raises(ClosedError):
         await one.node.flush()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pupil:
+    """A student as the next version of an application knows it."""
+
+    id: int
+    name: str
+    city: str = "Paris"
+    version: int = 0
+    nickname: str = ""
+
+
+async def test_that_a_sibling_has_another_class_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = MemoryBroker()
+    old = member(broker, SchoolSource(ADA))
+    new: Repository[int, Pupil] = Repository(
+        Pupil,
+        source=FunctionSource(load_all=load_pupils, load=load_pupil),
+        name="Student",
+        read_only=True,
+    )
+    async with cluster(old), Node(broker, new, heartbeat=0.05, name="new"):
+        await eventually(lambda: len(old.node.members) == 2)
+        await eventually(lambda: old.node.status()["members"][0]["repositories"])
+        await settled()
+    told = [each.getMessage() for each in caplog.records if "another shape" in each.message]
+    assert len(told) == 2  # on either node
+    assert any("new has another shape of Student" in one for one in told)
+
+
+async def load_pupils() -> list[Pupil]:
+    return [Pupil(1, "Ada")]
+
+
+async def load_pupil(key: int) -> Pupil | None:
+    return Pupil(1, "Ada") if key == 1 else None
 
 
 # -- garbage ---------------------------------------------------------------------------------------

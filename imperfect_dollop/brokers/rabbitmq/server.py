@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,7 @@ import aiormq
 import anyio
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel
+from aiormq.exceptions import InvalidFrameError
 from yarl import URL
 
 from ...errors import BrokerUnavailableError, ConfigurationError
@@ -53,6 +55,8 @@ class Server:
         self._server: URL | AbstractConnection
         if isinstance(server, str):
             self._server = _url(server)
+            if self._server.scheme == "amqps" and ssl_context is None:
+                self._ssl_context = _context(self._server)
             self.where: str = f"{self._server.scheme}://{self._server.host}:{self._server.port}"
         elif isinstance(server, AbstractConnection):
             if ssl_context is not None:
@@ -76,6 +80,14 @@ class Server:
         """A driver's error is a `BrokerUnavailableError`; only calls of the driver belong in here."""
         try:
             yield
+        except InvalidFrameError as error:
+            if "Connection.Close" not in str(error):
+                raise BrokerUnavailableError(f"{self.where}: {error}") from error
+            # What the server says of it does not come through.
+            raise BrokerUnavailableError(
+                f"{self.where}: the server closes the connection; perhaps the virtual host does not exist,"
+                " or is not open to this user"
+            ) from error
         except Exception as error:
             # It knows many kinds, a bare Exception for a closed connection among them.
             silent = isinstance(error, TimeoutError)
@@ -96,18 +108,16 @@ class Server:
                 raise BrokerUnavailableError(f"{self.where} is closed")
             yield self._server
             return
-        transport = _Transport(self._server.scheme == "amqps")
+        transport = _Transport()
         connection = aio_pika.Connection(
-            self._server,
-            ssl_context=self._ssl_context,
-            client_properties={"connection_name": f"{self.prefix} {node}"},
+            self._server, client_properties={"connection_name": f"{self.prefix} {node}"}
         )
-        connection.kwargs["transport_factory"] = (
-            transport  # of its own arguments it takes no such one
-        )
+        # aio-pika hands these on to aiormq, and has no argument for it.
+        connection.kwargs["transport_factory"] = transport
         try:
             with self.mapped():
                 async with asyncio.timeout(self.timeout):
+                    await transport.open(self._server, self._ssl_context)
                     await connection.connect()
             yield connection
         finally:
@@ -176,26 +186,50 @@ def _url(server: str) -> URL:
     return url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT)
 
 
-class _Transport(aiormq.TransportFactory):
-    """Remembers the stream of a connection, to cut it where closing it in order does not come to an end."""
+def _context(url: URL) -> ssl.SSLContext:
+    """Of the files that the URL names, by the driver's names for them."""
+    query = url.query
+    try:
+        cadata = base64.b64decode(query["cadata"]) if "cadata" in query else None
+        context = ssl.create_default_context(
+            cafile=query.get("cafile"), capath=query.get("capath"), cadata=cadata
+        )
+        if "certfile" in query:
+            context.load_cert_chain(query["certfile"], query.get("keyfile"))
+    except (OSError, ValueError) as error:  # ssl's own are of the former kind
+        raise ConfigurationError(
+            f"the certificates that the amqps:// URL names cannot be read: {error}"
+        ) from error
+    if query.get("no_verify_ssl", "0") != "0":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
-    def __init__(self, tls: bool) -> None:
-        self._tls = tls
-        self._writer: asyncio.StreamWriter | None = None
+
+class _Transport(aiormq.TransportFactory):
+    """The stream of a connection, remembered to cut it where closing it in order does not come to an end.
+
+    It is opened before the driver is asked, which would log each attempt that fails as an error.
+    """
+
+    def __init__(self) -> None:
+        self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def open(self, url: URL, context: ssl.SSLContext | None) -> None:
+        """Raises `OSError`."""
+        self._stream = await asyncio.open_connection(url.host, url.port, ssl=context)
 
     async def create(
         self, url: URL, **options: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        provider = options.pop("ssl_context_provider")
-        context = await provider.get_context() if self._tls else None
-        reader, self._writer = await asyncio.open_connection(
-            url.host, url.port, ssl=context, **options
-        )
-        return reader, self._writer
+        """See `aiormq.TransportFactory`."""
+        assert self._stream is not None
+        return self._stream
 
     def abort(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
+        """Close it at once; nothing is sent any more."""
+        if self._stream is not None:
+            self._stream[1].transport.abort()
 
 
 def when_closed(channel: AbstractChannel, lose: Callable[[str], object]) -> None:

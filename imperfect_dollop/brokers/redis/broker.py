@@ -28,8 +28,9 @@ class RedisBroker:
     Parameters
     ----------
     server:
-        ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, or a `redis.asyncio.Redis`, which
-        is left open. Its pool should have room for two connections a node, and one for each snapshot under way.
+        ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix://path``, or a
+        `redis.asyncio.Redis`, which is left open. Its pool should have room for two connections a node, and one for
+        each snapshot under way.
     prefix:
         begins the name of every key, for an access control list or a server that others use too.
     backlog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
@@ -45,8 +46,13 @@ class Server:
         self._own = isinstance(server, str)
         if isinstance(server, str):
             parts = split(server)
+            if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
+                raise ConfigurationError(
+                    f"a {parts.scheme}:// URL ends with the number of a database, as in /0, or with nothing"
+                )
             host, port = parts.hostname or "localhost", parts.port or 6379
-            self.where: str = f"{parts.scheme}://{host}:{port}"
+            place = parts.path if parts.scheme == "unix" else f"{host}:{port}"
+            self.where: str = f"{parts.scheme}://{place}"
             self._pool = _pool(server, timeout, options)
         elif isinstance(server, redis.asyncio.Redis):
             if options:
@@ -57,7 +63,8 @@ class Server:
             self.where = "the Redis client that was handed in"
         else:
             raise ConfigurationError(
-                f"a server is a URL or a redis.asyncio.Redis, not a {type(server).__qualname__}"
+                f"a server is a URL or a redis.asyncio.Redis, not a"
+                f" {type(server).__module__}.{type(server).__qualname__}"
             )
         settings: dict[str, Any] = self._pool.connection_kwargs
         if settings.get("decode_responses"):
