@@ -9,12 +9,15 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s tests-3.13                      # with another Python; see nox --list
     python3 -m nox -s integration                     # PostgreSQL, MariaDB, Redis, RabbitMQ
     python3 -m nox -s demo -- --broker redis://127.0.0.1  # the demo, with a broker of choice
+    python3 -m nox -s bench -- propagation            # a benchmark, see benchmarks/README.md
 
 With ``-r`` environments are kept and used again, which is quicker and may be out of date.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -35,10 +38,13 @@ PYTHON = None if sys.version_info >= (3, 11) else ">=3.11"
 
 
 EXTRAS = {"redis": "redis", "rediss": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq"}
-"""What a broker's URL takes of our extras."""
+"""What a broker's URL takes of our extras, as in demo/urls.py, which cannot be imported yet."""
 
 DRIVERS = {"postgresql": "asyncpg", "postgres": "asyncpg", "mysql": "asyncmy", "mariadb": "asyncmy"}
-"""What a database's URL takes; the versions are those that the integration tests have."""
+"""What a database's URL takes, as in demo/urls.py; the versions are those of the integration tests."""
+
+DEMO_URLS = {"--broker": "DOLLOP_DEMO_BROKER", "--database": "DOLLOP_DEMO_DATABASE"}
+"""The variables in which the demo looks for its URLs, too."""
 
 FAREWELL_SECONDS = 30
 """For the demo to end what it has begun, after Ctrl-C."""
@@ -96,17 +102,24 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def demo(session: nox.Session) -> None:
     """Show the library at work; takes the demo's arguments, and installs what their URLs need."""
-    schemes = [
-        word.split("://")[0].split("=")[-1].split("+")[0]
-        for word in session.posargs
-        if "://" in word
-    ]
+    # nox shows the command that it runs, and that it has failed: URLs, with their passwords, go by the environment.
+    parser = argparse.ArgumentParser(prog="nox -s demo --", add_help=False)
+    for option, variable in DEMO_URLS.items():
+        parser.add_argument(
+            option, dest=variable, metavar="URL", default=os.environ.get(variable, "")
+        )
+    found, words = parser.parse_known_args(session.posargs)
+    if any("://" in word for word in words):
+        session.error(f"a URL belongs to {' or '.join(DEMO_URLS)}")
+    urls: dict[str, str] = vars(found)
+    schemes = {url.partition("://")[0].partition("+")[0].lower() for url in urls.values()}
     extras = {"cli", *(EXTRAS[scheme] for scheme in schemes if scheme in EXTRAS)}
     drivers = {DRIVERS[scheme] for scheme in schemes if scheme in DRIVERS}
     wanted = [need for need in group("integration") if need.startswith(tuple(drivers))]
     session.install(f".[{','.join(sorted(extras))}]", *wanted)
     session.run(
-        *("python", "-m", "imperfect_dollop.demo", *session.posargs),
+        *("python", "-m", "imperfect_dollop.demo", *words),
+        env=urls,
         interrupt_timeout=FAREWELL_SECONDS,  # there may be processes to end and a table to drop
         terminate_timeout=FAREWELL_SECONDS,
     )

@@ -92,7 +92,7 @@ def receive(kind: str, url: str, name: str, parent: Connection) -> None:
 
 
 async def _receive(kind: str, url: str, name: str, parent: Connection) -> None:
-    sizes = {"ours": 0, "raw": 0}
+    sizes = {"ours": 0, "bare": 0}
     payload = b""
 
     def shown(write: int) -> bool:
@@ -107,12 +107,12 @@ async def _receive(kind: str, url: str, name: str, parent: Connection) -> None:
         nonlocal payload
         now = time.monotonic_ns()
         payload = message
-        raw.note(now)
-        sizes["raw"] = len(message)
+        bare.note(now)
+        sizes["bare"] = len(message)
 
     ours = Arrivals(shown)
-    raw = Arrivals(lambda write: payload == bare_payload(write, len(payload)))
-    sides = {"ours": ours, "raw": raw}
+    bare = Arrivals(lambda write: payload == bare_payload(write, len(payload)))
+    sides = {"ours": ours, "bare": bare}
     repository = Observed(
         Row,
         source=FunctionSource(load_all=_no_source),

@@ -27,18 +27,18 @@ class Comparison:
     """Samples of two sides, in rounds that alternated."""
 
     ours: Sequence[Sequence[float]]
-    floor: Sequence[Sequence[float]]
+    bare: Sequence[Sequence[float]]
 
     @property
     def ratio(self) -> float:
-        """Ours to the floor: of each the median of the rounds' medians."""
-        return p50(self.ours) / p50(self.floor)
+        """Ours to the bare driver's: of each the median of the rounds' medians."""
+        return p50(self.ours) / p50(self.bare)
 
     @property
     def ratios(self) -> list[float]:
         """The same of each round by itself: how much it moved."""
-        pairs = zip(self.ours, self.floor, strict=True)
-        return [statistics.median(ours) / statistics.median(floor) for ours, floor in pairs]
+        pairs = zip(self.ours, self.bare, strict=True)
+        return [statistics.median(ours) / statistics.median(bare) for ours, bare in pairs]
 
 
 def p50(rounds: Sequence[Sequence[float]]) -> float:

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
             f"{kind} {versions['server']}, {versions['driver']}, messages of {size} bytes:"
             f" ratio {found['ratio']} ({found['ratio_lowest']} to {found['ratio_highest']})\n"
             f"    ours  p50 {found['p50_us']:>7} us   p99 {found['p99_us']:>7} us\n"
-            f"    bare  p50 {found['raw_p50_us']:>7} us   p99 {found['raw_p99_us']:>7} us"
+            f"    bare  p50 {found['bare_p50_us']:>7} us   p99 {found['bare_p99_us']:>7} us"
         )
         figures |= {f"{kind}_{name}": value for name, value in (found | versions).items()}
         figures[f"{kind}_bytes"] = size
@@ -97,8 +97,8 @@ def _figures(comparison: Comparison) -> dict[str, float]:
         "ratio_highest": round(max(comparison.ratios), 2),
         "p50_us": round(p50(comparison.ours), 1),
         "p99_us": round(p99(comparison.ours), 1),
-        "raw_p50_us": round(p50(comparison.floor), 1),
-        "raw_p99_us": round(p99(comparison.floor), 1),
+        "bare_p50_us": round(p50(comparison.bare), 1),
+        "bare_p99_us": round(p99(comparison.bare), 1),
     }
 
 
@@ -120,7 +120,7 @@ async def _compare(kind: str, url: str, arguments: argparse.Namespace) -> tuple[
         updates = Side("ours", lambda write: repository.update(_before(write)), pause, arrivals)
         await updates.samples(WARM_UP)
         size = updates.size
-        messages = Side("raw", lambda write: publish(bare_payload(write, size)), pause, arrivals)
+        messages = Side("bare", lambda write: publish(bare_payload(write, size)), pause, arrivals)
         await messages.samples(WARM_UP)
         for _ in range(arguments.rounds):
             ours.append(await updates.samples(arguments.writes))

@@ -23,14 +23,14 @@ def split(url: str) -> SplitResult:
     """The parts of a URL whose host and port can be read.
 
     Raises `ConfigurationError`, also for a password with a ``/``, ``?`` or ``#``, half of which would pass for a host
-    or a port and the rest for a path.
+    or a port and the rest for a path, or with an ``@``, where some readers end it and others do not.
     """
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for one that is none
     except ValueError:
         parts = None
-    if parts is None or "@" in parts.path + parts.query + parts.fragment:
+    if parts is None or url.count("@") > 1 or ("@" in url and "@" not in parts.netloc):
         # Not `from` what was raised: that quotes what it takes for the port.
         raise ConfigurationError(
             f"a {scheme_of(url)}:// URL whose host and port cannot be read: in user and password,"

@@ -41,8 +41,8 @@ async def run(options: Options) -> Report:
 def main(options: Options) -> int:
     """Run the demo for a person at a terminal; the exit code.
 
-    0 if every check held, 1 if not, 2 if something is not installed or the database does not let the demo
-    begin, 130 if interrupted.
+    0 if every check held, 1 if not, 2 if something is not installed, or the broker or the database does not
+    let the demo begin, 130 if interrupted.
     """
     missing = [
         need
@@ -54,7 +54,7 @@ def main(options: Options) -> int:
         installs = " ".join(dict.fromkeys(need.install for need in missing))
         sys.stderr.write(f"the demo needs {modules}: pip install {installs}\n")
         return 2
-    from .play import NoTableError
+    from .play import NotBegunError
     from .show import perform
 
     show_log(options.log)
@@ -62,7 +62,7 @@ def main(options: Options) -> int:
         report = asyncio.run(_interruptible(perform(options)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
-    except NoTableError as error:
+    except NotBegunError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0 if report.held else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import secrets
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from ..brokers import from_url
 from .database import Database, Student
 from .member import LocalMember, Member, Setup
 from .options import Options
@@ -36,11 +38,15 @@ class Cluster:
     def __init__(self, options: Options, database: Database) -> None:
         self.members: list[Member] = []
         self._gone: list[Member] = []
+        self._broker = options.broker
+        self._namespace = (
+            f"demo-{secrets.token_hex(4)}"  # another demo on the same broker is not met
+        )
         self._make: Callable[[Setup], Member] = RemoteMember if options.apart else LocalMember
         self._setup = functools.partial(
             Setup,
             broker=options.broker,
-            namespace=f"demo-{secrets.token_hex(4)}",  # another demo on the same broker is not met
+            namespace=self._namespace,
             database=database.url,
             table=database.table,
             log=options.log,
@@ -52,6 +58,12 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
             await self._end(self.members, lambda member: member.leave())
+
+    async def probe(self) -> None:
+        """Connect to the broker once. Raises `DollopError` if that cannot be done."""
+        broker = from_url(self._broker)
+        async with contextlib.aclosing(broker), broker.connect(self._namespace, "probe"):
+            pass
 
     async def start(self, names: Iterable[str]) -> list[Member]:
         """New members, started at the same time."""

@@ -13,7 +13,7 @@ from .. import DollopError, Node, NotReadyError, Repository, Stats
 from ..sources.sqlalchemy import SQLAlchemySource
 from .database import Student, counted_engine, students_table
 
-__all__ = ["Answers", "Figures", "Kind", "LocalMember", "Member", "Setup", "Written"]
+__all__ = ["Answers", "Figures", "Kind", "LocalMember", "Member", "Setup", "Written", "until"]
 
 EAGER_POLLS: Final = 20
 """Looks, one in each turn of the event loop, before a wait becomes a slow one: an event that nothing

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import Final
 
+from ..brokers import check_url
 from ..errors import ConfigurationError
-from .urls import SQLITE, async_url, check_broker
+from ..url import scheme_of
+from .urls import SQLITE, async_url, masked
 
-__all__ = ["LEVELS", "Options", "add_arguments", "options_of"]
+__all__ = [
+    "BROKER_VARIABLE",
+    "DATABASE_VARIABLE",
+    "LEVELS",
+    "Options",
+    "add_arguments",
+    "options_of",
+]
+
+BROKER_VARIABLE: Final = "DOLLOP_DEMO_BROKER"
+
+DATABASE_VARIABLE: Final = "DOLLOP_DEMO_DATABASE"
+"""URLs are looked for in these variables, too: what is on a command line, everybody on the machine can read."""
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING")
 
@@ -52,19 +67,21 @@ class Options:
             )
         if not self.patience > 0:
             raise ConfigurationError(f"patience={self.patience!r} must be seconds above 0")
-        check_broker(self.broker)
+        check_url(self.broker)
         async_url(self.database)
+        for url in (self.broker, self.database):
+            masked(url)  # it is going to be shown
 
     @property
     def apart(self) -> bool:
         """Whether every node is a process of its own."""
         if self.processes is None:
-            return not self.broker.startswith("memory:")
+            return scheme_of(self.broker) != "memory"
         return self.processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The demo's options, with the defaults of `Options`."""
+    """The demo's options, with the defaults of `Options`, and of the environment for URLs."""
     usual = Options()
 
     def number(option: str, text: str, default: int | None = None) -> None:
@@ -79,14 +96,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--broker",
         metavar="URL",
-        default=usual.broker,
-        help="what joins the nodes; unless it is memory://, each is a process of its own (%(default)s)",
+        default=os.environ.get(BROKER_VARIABLE) or usual.broker,
+        help="what joins the nodes; unless it is memory://, each is a process of its own"
+        f" (${BROKER_VARIABLE}, else {usual.broker})",
     )
     parser.add_argument(
         "--database",
         metavar="URL",
-        default=usual.database,
-        help="where the table is: postgresql://..., mysql://..., mariadb://... (%(default)s, in a file)",
+        default=os.environ.get(DATABASE_VARIABLE) or usual.database,
+        help="where the table is: postgresql://..., mysql://..., mariadb://..."
+        f" (${DATABASE_VARIABLE}, else {usual.database}, in a file)",
     )
     parser.add_argument(
         "--patience",

@@ -19,7 +19,7 @@ import msgspec
 from .. import DollopError, errors
 from .member import Member
 
-__all__ = ["CALLS", "Call", "MemberFailedError", "Reply", "Request", "receive", "send"]
+__all__ = ["CALLS", "Call", "Failure", "MemberFailedError", "Reply", "Request", "receive", "send"]
 
 LENGTH: Final = 4
 """Bytes of a frame's length."""

@@ -7,6 +7,7 @@ import tempfile
 import time
 from typing import Final
 
+from .. import DollopError
 from .cluster import Cluster
 from .database import Database, Student
 from .options import Options
@@ -15,14 +16,14 @@ from .stage import Stage
 from .steps import STEPS
 from .urls import masked
 
-__all__ = ["Demo", "NoTableError"]
+__all__ = ["Demo", "NotBegunError"]
 
 FIRST_NAMES: Final = ("Ada", "Alan", "Barbara", "Edsger", "Frances", "Grace", "John", "Margaret")
 CITIES: Final = ("Amsterdam", "Lisbon", "London", "Oslo", "Paris", "Prague", "Rome", "Vienna")
 
 
-class NoTableError(RuntimeError):
-    """The database does not let the demo begin."""
+class NotBegunError(RuntimeError):
+    """The broker or the database does not let the demo begin."""
 
 
 class Demo:
@@ -34,7 +35,10 @@ class Demo:
         self.cluster: Cluster | None = None
 
     async def run(self) -> Report:
-        """Go through all steps. An unexpected exception ends its step, and is in the report."""
+        """Go through all steps. An unexpected exception ends its step, and is in the report.
+
+        Raises `NotBegunError` before the first one.
+        """
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="dollop-demo-") as directory:
             async with Database(self.options.database, directory) as database:
@@ -48,10 +52,14 @@ class Demo:
         chance = random.Random(self.options.seed)
         students = _students(self.options.rows, chance)
         try:
+            await cluster.probe()
+        except DollopError as error:
+            raise NotBegunError(f"no node can connect: {error}") from error
+        try:
             await database.fill(students.values())
         except Exception as error:  # drivers have errors of their own
             where = masked(self.options.database)
-            raise NoTableError(f"no table can be made in {where}: {error!r}") from error
+            raise NotBegunError(f"no table can be made in {where}: {error!r}") from error
         stage = Stage(self.options, database, cluster, chance, students)
         for step, (_, play) in zip(self.report.steps, STEPS, strict=True):
             step.begin()

@@ -49,16 +49,13 @@ class Stage:
         else:
             self.expected[key] = row
 
-    async def until(self, condition: Callable[[], bool]) -> bool:
-        """Look at the members until their figures fulfil a condition; whether they did in time."""
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Look at the members until their figures fulfil a condition, or patience is at its end."""
         deadline = time.perf_counter() + self.options.patience
-        while True:
-            await self.cluster.look()
-            if condition():
-                return True
-            if time.perf_counter() >= deadline:
-                return False
+        await self.cluster.look()
+        while not condition() and time.perf_counter() < deadline:
             await asyncio.sleep(PAUSE)
+            await self.cluster.look()
 
     async def check_reads(self, step: Step, *, since: int) -> None:
         """That the database was asked once for the whole table since there were that many reads."""

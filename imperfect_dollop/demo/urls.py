@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
-from ..brokers import SCHEMES
 from ..errors import ConfigurationError
+from ..url import scheme_of, split
 
-__all__ = ["SQLITE", "Need", "async_url", "check_broker", "masked", "needed_for"]
+__all__ = ["SQLITE", "Need", "async_url", "masked", "needed_for"]
 
 SQLITE: Final = "sqlite"
 """Stands where a database's URL could: a file in a temporary directory, gone with the demo."""
@@ -45,46 +44,33 @@ _DATABASES: Final = {
 }
 
 
-def check_broker(url: str) -> None:
-    """Raises `ConfigurationError` for a broker that the library does not have."""
-    if _scheme(url) not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ConfigurationError(f"broker={masked(url)!r}: the demo knows {known}")
-
-
 def async_url(database: str) -> str:
     """A database's URL with the driver that the demo uses, or `SQLITE`.
 
-    Raises `ConfigurationError` for a database that the demo does not know.
+    Raises `ConfigurationError` for one that the demo does not know.
     """
     if database == SQLITE:
         return SQLITE
-    scheme = _scheme(database)
+    scheme = scheme_of(database)
     if scheme not in _DATABASES:
         known = ", ".join((SQLITE, *(f"{known}://" for known in _DATABASES)))
-        raise ConfigurationError(f"database={masked(database)!r}: the demo knows {known}")
+        what = f"{scheme}://" if scheme else "a URL without a scheme"
+        raise ConfigurationError(f"{what} names no database that the demo knows; known are {known}")
     return f"{_DATABASES[scheme][0]}://{database.partition('://')[2]}"
 
 
 def needed_for(broker: str, database: str) -> list[Need]:
     """The drivers of both."""
-    needs = [_BROKERS.get(_scheme(broker)), _DATABASES.get(_scheme(database), (None, None))[1]]
-    return [need for need in needs if need is not None]
+    _, driver = _DATABASES.get(scheme_of(database), ("", None))
+    return [need for need in (_BROKERS.get(scheme_of(broker)), driver) if need is not None]
 
 
 def masked(url: str) -> str:
-    """A URL as it may be shown: without its password, and without options, where one may be too."""
-    head, slashes, rest = url.partition("://")
-    if not slashes:
-        return url
-    address, slash, path = rest.partition("?")[0].partition("/")
-    user, at, host = address.rpartition("@")
-    name, colon, _ = user.partition(":")
-    return f"{head}://{name}{':***' if colon else ''}{at}{host}{slash}{path}"
+    """Where a URL leads, without user, password and options, in each of which a secret may be.
 
-
-def _scheme(url: str) -> str:
-    try:
-        return urlsplit(url).scheme
-    except ValueError:  # brackets that are no address
-        return ""
+    Raises `ConfigurationError` where that cannot be told for certain.
+    """
+    if url == SQLITE:
+        return SQLITE
+    parts = split(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

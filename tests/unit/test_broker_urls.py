@@ -85,6 +85,8 @@ def test_errors_say_where_and_not_who(url: str, where: str) -> None:
         f"user:{SECRET}?more@host",
         f"user:{SECRET}#more@host",
         f"user:12/{SECRET}@host",  # its beginning passes for a port
+        f"user:x@{SECRET}/y@host",  # and this for a host
+        f"user:x@{SECRET}@host",
         f":12#{SECRET}@host",
         f"user:p@ss/{SECRET}@host",  # its beginning passes for a host
     ],

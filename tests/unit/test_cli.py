@@ -10,10 +10,23 @@ from typing import Any
 
 import pytest
 
-from imperfect_dollop import __version__, cli, demo
+from imperfect_dollop import ConfigurationError, __version__, cli, demo
 from imperfect_dollop.demo.database import Database
-from imperfect_dollop.demo.options import Options
+from imperfect_dollop.demo.options import BROKER_VARIABLE, DATABASE_VARIABLE, Options
 from imperfect_dollop.demo.urls import masked
+
+UNREADABLE = (
+    "ada:secret/er2@127.0.0.1:6379",
+    "ada:secret?er2@127.0.0.1",
+    "ada:secret#er2@127.0.0.1",
+    "ada:12/secret@127.0.0.1",
+    "ada:x@secret/y@127.0.0.1",
+    "ada:x@secret@127.0.0.1",
+    "127.0.0.1/x?password=secret@home",
+    "ada:secret",
+    "[secret/x",
+)
+"""What may follow a scheme, and leaves in doubt where a password ends."""
 
 
 @pytest.fixture
@@ -26,6 +39,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
         return 0
 
     monkeypatch.setattr(demo, "main", note)
+    for variable in (BROKER_VARIABLE, DATABASE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
     return options
 
 
@@ -55,6 +70,36 @@ def test_the_demo_with_everything_said(asked: list[Options]) -> None:
     ]
 
 
+def test_urls_from_the_environment(
+    asked: list[Options], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broker, database = "redis://ada:secret@h", "postgresql://ada:secret@h/x"
+    monkeypatch.setenv(BROKER_VARIABLE, broker)
+    monkeypatch.setenv(DATABASE_VARIABLE, database)
+    cli.main(["demo"])
+    cli.main(["demo", "--broker", "amqp://h", "--database", "sqlite"])
+    monkeypatch.setenv(BROKER_VARIABLE, "")
+    cli.main(["demo"])
+    assert [(options.broker, options.database) for options in asked] == [
+        (broker, database),
+        ("amqp://h", "sqlite"),
+        (Options().broker, database),
+    ]
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    text = capsys.readouterr().out
+    assert f"${BROKER_VARIABLE}" in text
+    assert f"${DATABASE_VARIABLE}" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("url", ["memory://x", "MEMORY://x"])
+def test_without_a_broker_between_processes_there_are_none(url: str) -> None:
+    assert not Options(broker=url).apart
+    assert Options(broker=url, processes=True).apart
+    assert Options(broker="REDIS://h").apart
+
+
 def test_fewer_rows_are_written_less(asked: list[Options]) -> None:
     assert cli.main(["demo", "--rows", "300"]) == 0
     assert (asked[0].creates, asked[0].updates, asked[0].deletes) == (3, 3, 150)
@@ -68,12 +113,17 @@ def test_fewer_rows_are_written_less(asked: list[Options]) -> None:
         ("demo --creates -1", "from 0 on"),
         ("demo --patience 0", "patience=0.0"),
         ("demo --patience nan", "patience=nan"),
-        ("demo --broker carrier-pigeon://loft", "the demo knows memory://"),
-        ("demo --broker kafka://ada:secret@h", "kafka://ada:***@h"),
-        ("demo --broker nonsense", "the demo knows memory://"),
-        ("demo --database oracle://ada:secret@h/x", "oracle://ada:***@h/x"),
-        ("demo --database school.sqlite", "the demo knows sqlite, postgresql://"),
-        ("demo --database postgresql://[h/x", "the demo knows sqlite, postgresql://"),
+        ("demo --broker carrier-pigeon://loft", "known are memory://"),
+        ("demo --broker kafka://ada:secret@h", "kafka:// names no broker"),
+        ("demo --broker ada:secret@h", "a URL without a scheme names no broker"),
+        ("demo --database oracle://ada:secret@h/x", "oracle:// names no database"),
+        ("demo --database school.sqlite", "known are sqlite, postgresql://"),
+        ("demo --database ada:secret@h/x", "a URL without a scheme names no database"),
+        *(
+            (f"demo --{option} {scheme}://{rest}", f"a {scheme}:// URL whose host and port")
+            for option, scheme in (("broker", "redis"), ("broker", "amqp"), ("database", "mysql"))
+            for rest in UNREADABLE
+        ),
         ("demo --rows many", "invalid int value"),
         ("demo --log LOUD", "invalid choice"),
         ("dance", "invalid choice"),
@@ -153,13 +203,20 @@ def test_a_database_that_does_not_let_the_demo_begin(
         ("sqlite", "sqlite"),
         ("memory://demo", "memory://demo"),
         ("redis://h:6379/0", "redis://h:6379/0"),
-        ("redis://:secret@h", "redis://:***@h"),
-        ("amqp://ada:se@cret@h/v", "amqp://ada:***@h/v"),
-        ("postgresql://ada@[::1]:5432/x?password=secret", "postgresql://ada@[::1]:5432/x"),
+        ("redis://:secret@h", "redis://h"),
+        ("AMQP://ada:sec%40ret@Host/v", "amqp://Host/v"),
+        ("postgresql://ada@[::1]:5432/x?password=secret", "postgresql://[::1]:5432/x"),
     ],
 )
 def test_passwords_are_not_shown(url: str, shown: str) -> None:
     assert masked(url) == shown
+
+
+@pytest.mark.parametrize("rest", UNREADABLE)
+def test_what_cannot_be_read_is_not_shown(rest: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        masked(f"redis://{rest}")
+    assert "secret" not in repr(refused.value)
 
 
 @pytest.mark.parametrize("given", [signal.SIGINT, signal.SIGTERM])
@@ -172,6 +229,18 @@ def test_interrupted(given: signal.Signals) -> None:
         run.send_signal(given)
         assert "Every check held" not in run.stdout.read()
     assert run.returncode == 130
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_broker_that_is_away_takes_one_line(scheme: str, unused_tcp_port: int) -> None:
+    command = [sys.executable, "-m", "imperfect_dollop.demo", "--plain", "--broker"]
+    url = f"{scheme}://ada:secret@127.0.0.1:{unused_tcp_port}"
+    run = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"no node can connect: {scheme}://127.0.0.1:{unused_tcp_port}: ")
+    (line,) = run.stdout.splitlines()
+    assert f"on {scheme}://127.0.0.1:{unused_tcp_port}, 10,000 rows in SQLite" in line
 
 
 def test_the_command_line_needs_no_driver() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from imperfect_dollop import BrokerUnavailableError, ConflictError, Node, Repository, demo
 from imperfect_dollop.demo import Options, Report, member, show
+from imperfect_dollop.demo.cluster import Cluster
 from imperfect_dollop.demo.database import Database, Student
 from imperfect_dollop.demo.member import Figures, LocalMember
 from imperfect_dollop.demo.report import Step
@@ -191,18 +192,56 @@ async def test_an_unexpected_exception_ends_the_demo(monkeypatch: Patch) -> None
     assert report.steps[3].began is None
 
 
-async def test_a_broker_that_does_not_answer_ends_the_demo() -> None:
-    with socket.socket() as unheard:  # bound, and nobody listens
-        unheard.bind(("127.0.0.1", 0))
-        url = f"redis://ada:secret@127.0.0.1:{unheard.getsockname()[1]}"
-        report = await demo.run(
-            dataclasses.replace(SMALL, broker=url, patience=0.1, processes=False)
-        )
+@pytest.fixture
+def unheard() -> Iterator[str]:
+    """An address that is taken, and where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+async def test_a_broker_that_is_lost_at_the_start_ends_the_demo(
+    monkeypatch: Patch, unheard: str
+) -> None:
+    async def nothing(self: Cluster) -> None:
+        return None
+
+    monkeypatch.setattr(Cluster, "probe", nothing)
+    url = f"redis://ada:secret@{unheard}"
+    report = await demo.run(dataclasses.replace(SMALL, broker=url, patience=0.1, processes=False))
     assert failed(report) == [1, 2, 3, 4, 5, 6, 7]
     assert "0 of 3 nodes see 3 nodes on the broker" in seen(report, 1)
     assert isinstance(report.steps[0].error, BrokerUnavailableError)
     assert "secret" not in str(report.steps[0].error)
     assert report.steps[1].began is None
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_with_a_broker_that_does_not_answer_nothing_begins(
+    monkeypatch: Patch, capsys: pytest.CaptureFixture[str], unheard: str, scheme: str
+) -> None:
+    begun: list[str] = []
+
+    async def begin(self: Any, *given: Any) -> None:
+        begun.append(type(self).__name__)
+
+    monkeypatch.setattr(Database, "fill", begin)
+    monkeypatch.setattr(Cluster, "start", begin)
+    assert demo.main(dataclasses.replace(SMALL, broker=f"{scheme}://ada:secret@{unheard}")) == 2
+    output, message = capsys.readouterr()
+    assert message.startswith(f"no node can connect: {scheme}://{unheard}: ")
+    assert message.count("\n") == 1
+    assert "not reached" not in output
+    assert "secret" not in output + message
+    assert not begun
+
+
+def test_a_broker_url_that_its_backend_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(dataclasses.replace(SMALL, broker="redis://ada:secret@h?nonsense=1")) == 2
+    output, message = capsys.readouterr()
+    assert message.startswith("no node can connect: ")
+    assert "nonsense" in message
+    assert "secret" not in output + message
 
 
 def test_a_step_that_looked_at_nothing_has_not_held() -> None:
