@@ -305,6 +305,45 @@ async def test_a_rabbitmq_connection_that_was_handed_in_stays_open(
     await connection.close()
 
 
+async def test_whose_connection_was_handed_in_keeps_it_whatever_happens_to_our_exchange(
+    rabbitmq_url: str, namespace: str
+) -> None:
+    """The server closes our channel then, and would close the connection for what we send after that."""
+    rows = Rows(50)
+    mine, yours = rows.repository(), rows.repository()
+    connection = await aio_pika.connect(rabbitmq_url)
+    broker = RabbitMQBroker(connection)
+    async with (
+        Node(broker, mine, namespace=namespace, heartbeat=BEAT) as one,
+        Node(rabbitmq_url, yours, namespace=namespace, heartbeat=BEAT) as two,
+        connection.channel() as channel,
+    ):
+        await eventually(lambda: len(one.members) == len(two.members) == 2)
+        for number in range(5):
+            deleted = asyncio.create_task(
+                channel.exchange_delete(broker._server.name(namespace), if_unused=False)
+            )
+            await asyncio.gather(
+                *(mine.update(Row(key, f"round {number}")) for key in range(50)), deleted
+            )
+            await eventually(lambda: dict(yours.items()) == rows.rows)
+        assert not connection.is_closed
+        assert not channel.is_closed
+    await connection.close()
+
+
+async def test_many_nodes_share_one_redis_broker(redis_url: str, namespace: str) -> None:
+    rows = Rows(100)
+    repositories = [rows.repository() for _ in range(60)]
+    broker = RedisBroker(redis_url)
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [Node(broker, each, namespace=namespace, heartbeat=2.0) for each in repositories]
+        await asyncio.gather(*map(stack.enter_async_context, nodes))
+        assert all(each.state == "ready" for each in repositories)
+        assert rows.calls["load_all"] == 1
+    await broker.aclose()
+
+
 async def test_a_connection_that_was_handed_in_and_closed_is_a_broker_that_is_away(
     rabbitmq_url: str, namespace: str
 ) -> None:

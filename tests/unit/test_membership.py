@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from imperfect_dollop import ClosedError, Node
+from imperfect_dollop.broker import Message
 from imperfect_dollop.errors import BrokerUnavailableError
+from imperfect_dollop.exchange import BUSY
+from imperfect_dollop.inbox import Inbox
 from imperfect_dollop.membership import LONGEST_PAUSE, PIPELINE, RECONNECT_PAUSE, Membership
 from imperfect_dollop.replica.messages import (
     MAX_BATCH,
@@ -25,7 +28,7 @@ from imperfect_dollop.replica.messages import (
     encode,
 )
 from imperfect_dollop.replica.replica import Replica
-from imperfect_dollop.seat import Seat
+from imperfect_dollop.seat import MOST_NUMBERED, Seat
 
 from .builders import Row, create
 from .clockwork import ClockworkLoop, Connection, Post, clockwork, now, numbers, until
@@ -669,3 +672,92 @@ async def test_a_broker_that_hangs_does_not_keep_a_joiner_from_the_source() -> N
         assert two.content == source.rows
         assert two.repository.stats.full_loads == 1
         await two.node.__aexit__(None, None, None)
+
+
+# -- what an adversary found ----------------------------------------------------------------------
+
+
+class Answers:
+    """A broker whose links answer when they are told to."""
+
+    def __init__(self) -> None:
+        self.links: list[AnsweringLink] = []
+
+    @asynccontextmanager
+    async def connect(
+        self, namespace: str, node: str, *, after: str | None = None
+    ) -> AsyncIterator[Any]:
+        self.links.append(AnsweringLink())
+        yield self.links[-1]
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class AnsweringLink:
+    """Echoes; while it holds, it takes messages only when it is told to."""
+
+    position: str | None = None
+
+    def __init__(self) -> None:
+        self.holds = False
+        self.publishing: list[asyncio.Future[None]] = []
+        self.inbox = Inbox("a broker that answers")
+        self.deliveries = self.inbox.deliveries
+
+    async def publish(self, payload: bytes) -> None:
+        if self.holds:
+            self.publishing.append(asyncio.get_running_loop().create_future())
+            await self.publishing[-1]
+        self.inbox.put(Message(payload))
+
+
+@clockwork
+@pytest.mark.parametrize("lost_first", [False, True])
+async def test_an_answer_in_the_turn_in_which_the_link_is_lost_is_no_crash(
+    lost_first: bool,
+) -> None:
+    broker: Any = Answers()
+    one = node(broker, SchoolSource(*students(3)))
+    async with one.node:
+        (link,) = broker.links
+        link.holds = True
+        await until(lambda: link.publishing)
+        if lost_first:
+            link.inbox.lose("cut")
+        link.publishing[0].set_result(None)
+        if not lost_first:
+            link.inbox.lose("cut")
+        await until(lambda: len(broker.links) > 1)
+        assert one.node.status()["crashes"] == 0
+
+
+@clockwork
+async def test_a_message_that_waits_behind_others_has_its_time_when_they_are_taken() -> None:
+    """A broker that takes one message in nearly the time that it has is slow, and not away."""
+    broker: Any = Answers()
+    one = node(broker, SchoolSource(*students(3)))
+    async with one.node:
+        (link,) = broker.links
+        patience = membership_of(one)._timeout
+        link.holds = True
+        queue(one, 20 * MAX_BATCH)
+        await until(lambda: link.publishing)
+        for _ in range(15):
+            await asyncio.sleep(patience * 0.9)
+            next(each for each in link.publishing if not each.done()).set_result(None)
+        assert len(broker.links) == 1
+        await until(lambda: len(broker.links) == 2, 2 * patience)
+
+
+@clockwork
+async def test_a_node_that_has_much_to_say_to_a_slow_broker_gives_no_snapshot() -> None:
+    one = node(Post(), SchoolSource(*students(3)))
+    async with one.node:
+        await heard(one)
+        seat, replica = seat_of(one), replica_of(one)
+        take = Take("b", replica.origin, seat.name, replica.rows.fingerprint, "place", [0])
+        assert seat._why_not(take) is None
+        queue(one, (MOST_NUMBERED + 1) * MAX_BATCH)
+        seat._number_all()
+        assert seat._why_not(take) == BUSY

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import Any
 
 import pytest
+from pamqp.commands import Basic
 
 from imperfect_dollop.broker import TRANSFER_WINDOW
-from imperfect_dollop.brokers.rabbitmq.transfer import Sender, chunks
+from imperfect_dollop.brokers.rabbitmq.transfer import LONGEST_QUEUE, Sender, chunks
+from imperfect_dollop.brokers.rabbitmq.transfer import End as RealEnd
 from imperfect_dollop.errors import BrokerUnavailableError
 
 from .school import soon
@@ -60,3 +63,25 @@ async def test_a_receiver_that_is_told_something_else_takes_it_for_a_cut(kind: s
     assert await soon(anext(arriving)) == b"a"
     with pytest.raises(BrokerUnavailableError, match="place"):
         await soon(anext(arriving))
+
+
+async def test_an_end_that_is_told_more_than_its_credit_allows_is_cut() -> None:
+    end: Any = RealEnd.__new__(RealEnd)
+    end.address, end.timeout, end.peer = "place", 1.0, None
+    end._heard, end._something, end._lost = deque(), asyncio.Event(), None
+    for number in range(10 * LONGEST_QUEUE):
+        await end._arrived(Delivered(b"%d" % number))
+    assert len(end._heard) == LONGEST_QUEUE
+    heard = [(await soon(end.hear()))[1] for _ in range(LONGEST_QUEUE)]
+    assert heard == [b"%d" % number for number in range(LONGEST_QUEUE)]
+    with pytest.raises(BrokerUnavailableError, match="credit"):
+        await soon(end.hear())
+
+
+class Delivered:
+    """A message as the driver hands it over, as far as that is looked at."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.header = self
+        self.properties = Basic.Properties(message_type="chunk", reply_to="somebody")
