@@ -1,20 +1,19 @@
 """A node's life on the broker: it connects, receives and sends for as long as the link lasts, and connects again.
 
 Everything goes out through one loop in one order, so that a heartbeat never overtakes the events whose numbers it
-vouches for. Several messages may be on their way to the broker at a time; if one of them is not taken, the link
-counts as lost, and what was under way is sent again over the next one. Siblings tell repeated events by their numbers.
+vouches for. If a message is not taken, the link counts as lost, and what was under way is sent again over the next
+one. Siblings tell repeated events by their numbers.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Final, NamedTuple
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -22,6 +21,7 @@ import anyio.lowlevel
 from .broker import Broker, Delivery, Gap, Link
 from .errors import BrokerUnavailableError, ClosedError, ProtocolError
 from .freshness import Backoff
+from .pipeline import Outgoing, Pipeline
 from .replica.members import Members
 from .replica.messages import Events, Heartbeat, Phase, Refuse, Take, decode, encode
 from .seat import Seat
@@ -37,23 +37,11 @@ RECONNECT_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 """Seconds before the next attempt to connect, doubling from the first to the longest."""
 
-PIPELINE: Final = 8
-"""Messages that may be on their way to the broker: with fewer, its answers are waited for; with more, events that
-could have shared a message do not."""
-
 BEAT_SPACING: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
 
-
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
-
-
-class Outgoing(NamedTuple):
-    """A message, and what to do when the broker has taken it."""
-
-    payload: bytes
-    taken: Callable[[], None]
 
 
 class Membership:
@@ -72,7 +60,7 @@ class Membership:
         self.origin = origin
         self.name = name
         self.heartbeat = heartbeat
-        self.link: Link | None = None
+        self._pipeline: Pipeline | None = None
         self.failure: str | None = None  # why the broker is away
         self.rejected: int = 0  # messages that were none
         self.members: Members = Members(origin, heartbeat)
@@ -85,7 +73,6 @@ class Membership:
         self._namespace = namespace
         self._seats = {seat.name: seat for seat in seats}
         self._position: str | None = None  # where the next link may go on
-        self._publishing: set[anyio.CancelScope] = set()  # of the calls that wait for the broker
         self._away_since = 0.0  # monotonic
         self._links = 0
         self._backoff = Backoff(RECONNECT_PAUSE, LONGEST_PAUSE)
@@ -102,9 +89,14 @@ class Membership:
         self._progress = anyio.Event()  # a batch was sent
 
     @property
+    def link(self) -> Link | None:
+        """The link, while there is one."""
+        return None if self._pipeline is None else self._pipeline.link
+
+    @property
     def up(self) -> bool:
         """Whether there is a link."""
-        return self.link is not None
+        return self._pipeline is not None
 
     # -- for the seats ---------------------------------------------------------------------------
 
@@ -142,31 +134,15 @@ class Membership:
 
         Raises `BrokerUnavailableError`; the link counts as lost then.
         """
-        link = self.link
-        if link is None:
+        pipeline = self._pipeline
+        if pipeline is None:
             raise BrokerUnavailableError(f"{self.name}: the broker is away: {self.failure}")
-        with anyio.move_on_after(self._timeout) as waiting:
-            self._publishing.add(waiting)
-            try:
-                await link.publish(payload)
-            except BrokerUnavailableError as error:
-                raise self._not_taken(link, str(error)) from error
-            finally:
-                self._publishing.discard(waiting)
-            # Whatever waits behind this one has its time from now on: the way may be slow, and it is not dead.
-            for other in self._publishing:
-                other.deadline = anyio.current_time() + self._timeout
-            return
-        raise self._not_taken(link, f"it took no message for {self._timeout:g} s")
-
-    def _not_taken(self, link: Link, reason: str) -> BrokerUnavailableError:
-        if link is self.link:
-            self._link_lost(reason)
-        return BrokerUnavailableError(f"{self.name}: {reason}")
-
-    @property
-    def _timeout(self) -> float:
-        return max(SHORTEST_TIMEOUT, self.members.patience)
+        try:
+            await pipeline.publish(payload)
+        except BrokerUnavailableError as error:
+            if pipeline is self._pipeline:
+                self._link_lost(str(error))
+            raise
 
     # -- one link after another ------------------------------------------------------------------
 
@@ -177,9 +153,8 @@ class Membership:
                 async with self._broker.connect(
                     self._namespace, self.origin, after=self._position
                 ) as link:
-                    self._connected(link)
                     try:
-                        await self._serve(link)
+                        await self._serve(self._connected(link))
                     finally:
                         self._position = link.position
             except BrokerUnavailableError as error:
@@ -188,43 +163,25 @@ class Membership:
                 self._link_lost(f"{type(error).__name__}: {error}")
                 raise
             finally:
-                self.link = None
+                self._pipeline = None
                 self.attempted.set()
             await anyio.sleep(self._backoff.failed(random.random()))
 
-    async def _serve(self, link: Link) -> None:
+    async def _serve(self, pipeline: Pipeline) -> None:
         """Send and receive until the link is lost."""
-        turn = asyncio.Lock()
         async with aclosing(self._outgoing()) as outgoing, anyio.create_task_group() as group:
             self._stop_serving = group.cancel_scope.cancel
-            for _ in range(PIPELINE):
-                group.start_soon(self._send, outgoing, turn)
+            pipeline.start(group, outgoing, self._link_lost)
             try:
-                await self._take_in(link)
+                await self._take_in(pipeline.link)
                 self._link_lost("the connection was closed")
             except BrokerUnavailableError as error:
                 self._link_lost(str(error))
 
     # -- sending ---------------------------------------------------------------------------------
 
-    async def _send(self, outgoing: AsyncIterator[Outgoing], turn: asyncio.Lock) -> None:
-        """Hand over one message after the other, as one of several who do; never returns.
-
-        Between taking a message and offering it to the broker nobody else has a turn, so that order is kept.
-        """
-        while True:
-            async with turn:
-                message = await anext(outgoing, None)
-            if message is None:
-                return  # another of them was cancelled while it waited for the next, and so will this one be
-            try:
-                await self.publish(message.payload)
-            except BrokerUnavailableError:
-                return  # the link is lost, and with it this task
-            message.taken()
-
     async def _outgoing(self) -> AsyncGenerator[Outgoing, None]:
-        """What is queued, a batch of each repository in turn, and a heartbeat when it is time; never ends."""
+        """What is queued, a batch of each repository in turn, and a heartbeat when it is time, while the link lasts."""
         for seat in self._seats.values():
             seat.rewind()
         while True:
@@ -244,6 +201,8 @@ class Membership:
                 now = time.monotonic()
                 self._beaten, self._beat_due = now, now + self.heartbeat
                 self._look_around(now)
+                if not self.up:
+                    return
                 beat = self._heartbeat()
                 yield Outgoing(encode(beat), functools.partial(self._beat_taken, beat.number))
             elif idle:
@@ -390,13 +349,15 @@ class Membership:
 
     # -- the link --------------------------------------------------------------------------------
 
-    def _connected(self, link: Link) -> None:
+    def _connected(self, link: Link) -> Pipeline:
         if self.failure is None:
             logger.info("%s: connected to the broker, namespace %r", self.name, self._namespace)
         else:
             away = time.monotonic() - self._away_since
             logger.warning("%s: the broker is back after %.1f s", self.name, away)
-        self.link, self.failure = link, None
+        timeout = max(SHORTEST_TIMEOUT, self.members.patience)
+        pipeline = self._pipeline = Pipeline(link, timeout)
+        self.failure = None
         self._links += 1
         self._first_beat = self._beats + 1
         self.members.connected(time.monotonic())
@@ -404,6 +365,7 @@ class Membership:
             self._missed("nothing was heard until the connection to the broker was made")
         self.beat_now()
         self.attempted.set()
+        return pipeline
 
     def _link_lost(self, reason: str) -> None:
         """The link, if there was one, is lost."""
@@ -413,7 +375,7 @@ class Membership:
         elif reason != self.failure:
             logger.info("%s: the broker is still away: %s", self.name, reason)
         self.failure = reason
-        self.link = None
+        self._pipeline = None
         self.listening = False
         self._stop_serving()
         self._pulse()

@@ -16,7 +16,8 @@ from imperfect_dollop.broker import Message
 from imperfect_dollop.errors import BrokerUnavailableError
 from imperfect_dollop.exchange import BUSY
 from imperfect_dollop.inbox import Inbox
-from imperfect_dollop.membership import LONGEST_PAUSE, PIPELINE, RECONNECT_PAUSE, Membership
+from imperfect_dollop.membership import LONGEST_PAUSE, RECONNECT_PAUSE, Membership
+from imperfect_dollop.pipeline import PIPELINE, Pipeline
 from imperfect_dollop.replica.messages import (
     MAX_BATCH,
     Events,
@@ -45,6 +46,12 @@ def node(broker: Post, source: SchoolSource, **settings: Any) -> Member:
 def membership_of(one: Member) -> Membership:
     assert one.node._membership is not None
     return one.node._membership
+
+
+def pipeline_of(one: Member) -> Pipeline:
+    pipeline = membership_of(one)._pipeline
+    assert pipeline is not None
+    return pipeline
 
 
 def seat_of(one: Member) -> Seat:
@@ -739,7 +746,7 @@ async def test_a_message_that_waits_behind_others_has_its_time_when_they_are_tak
     one = node(broker, SchoolSource(*students(3)))
     async with one.node:
         (link,) = broker.links
-        patience = membership_of(one)._timeout
+        patience = pipeline_of(one).timeout
         link.holds = True
         queue(one, 20 * MAX_BATCH)
         await until(lambda: link.publishing)
