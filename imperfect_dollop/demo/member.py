@@ -152,8 +152,8 @@ class LocalMember:
     """A `Member` in this process."""
 
     def __init__(self, setup: Setup) -> None:
-        self.name = setup.name
-        self.figures = Figures()
+        self.name: str = setup.name
+        self.figures: Figures = Figures()
         self._whole_reads = 0
         self._engine = counted_engine(setup.database, setup.table, self._note_whole_read)
         table = students_table(setup.table)

@@ -39,8 +39,8 @@ class RemoteMember:
     """A `Member` whose node is a process, driven over its standard input and output."""
 
     def __init__(self, setup: Setup) -> None:
-        self.name = setup.name
-        self.figures = Figures()
+        self.name: str = setup.name
+        self.figures: Figures = Figures()
         self._setup = setup
         self._process: asyncio.subprocess.Process | None = None
         self._following: asyncio.Task[None] | None = None
@@ -187,7 +187,8 @@ class RemoteMember:
 
     async def look(self) -> Figures:
         """Ask for the figures there."""
-        self.figures = await self._call("look")
+        figures: Figures = await self._call("look")
+        self.figures = figures
         return self.figures
 
 

@@ -295,6 +295,15 @@ class Crew:
 
         await until(equal, lambda: told, patience)
 
+    async def all_see_all(self) -> None:
+        """Wait until every live node sees all the others that live, and nobody else."""
+        others = len(list(self)) - 1
+
+        async def seen() -> bool:
+            return all([len((await worker.status())["members"]) == others for worker in self])
+
+        await until(seen, f"every node sees {others} others")
+
     async def judge(self, patience: float = PATIENCE) -> None:
         """The final state of every node, and what reads have returned on all there ever were."""
         assert list(self), "no node is left to judge"

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 try:
     from .broker import RabbitMQBroker
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
-        f"a driver is not installed ({error}): pip install 'imperfect-dollop[rabbitmq]'"
-    ) from error
+        f"a driver is not installed ({_missing}): pip install 'imperfect-dollop[rabbitmq]'"
+    ) from _missing
 
 __all__ = ["RabbitMQBroker"]

@@ -60,7 +60,7 @@ class RabbitMQLink:
         # The server closes a channel when a publish fails. On what follows it on the way it closes the connection,
         # which may only be risked where the connection is ours.
         self._turn = asyncio.Lock() if server.shared else None
-        self.inbox = Inbox(server.where, inbox)
+        self.inbox: Inbox = Inbox(server.where, inbox)
 
     async def begin(self, channel: AbstractChannel, node: str) -> None:
         """Listen."""

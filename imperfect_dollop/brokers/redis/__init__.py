@@ -20,9 +20,9 @@ from __future__ import annotations
 
 try:
     from .broker import RedisBroker
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
-        f"a driver is not installed ({error}): pip install 'imperfect-dollop[redis]'"
-    ) from error
+        f"a driver is not installed ({_missing}): pip install 'imperfect-dollop[redis]'"
+    ) from _missing
 
 __all__ = ["RedisBroker"]

@@ -38,9 +38,9 @@ class Transfer:
         self._server = server
         self.address = address
         self.timeout = timeout
-        self.chunk_key = server.key("chunks", namespace, address)
-        self.credit_key = server.key("credit", namespace, address)
-        self.keep = max(TRANSFER_SECONDS, math.ceil(2 * timeout))
+        self.chunk_key: str = server.key("chunks", namespace, address)
+        self.credit_key: str = server.key("credit", namespace, address)
+        self.keep: int = max(TRANSFER_SECONDS, math.ceil(2 * timeout))
 
     def add_chunk(self, field: bytes, value: bytes) -> Command:
         """Adds nothing, and says so, if the receiver has gone."""
