@@ -331,6 +331,7 @@ class Membership:
         for own in self._seats.values():
             own.replica.clock.observe(beat.time, time.time())
         members = [*self.members.alive, self.origin]
+        newly_ready = _ready(beat) - ready_before
         for state in beat.repositories:
             seat = self._seats.get(state.repository)
             if seat is not None:
@@ -343,7 +344,7 @@ class Membership:
                         state.repository,
                     )
                 seat.session.heard(beat.origin, state, members)
-                if state.repository in _ready(beat) - ready_before:
+                if state.repository in newly_ready:
                     seat.session.upkeep.donor_appeared()
         self._pulse()
 

@@ -71,8 +71,8 @@ class RabbitMQLink:
             "x-expires": 1_000 * UNUSED_SECONDS,
         }
         # Shielded: an exchange that nothing was ever bound to stays for good.
-        with anyio.CancelScope(shield=True), self._server.mapped():
-            async with asyncio.timeout(self._server.timeout):
+        with anyio.CancelScope(shield=True):
+            async with self._server.answering():
                 await channel.queue_declare(
                     queue, exclusive=True, auto_delete=True, arguments=limits
                 )
@@ -97,12 +97,10 @@ class RabbitMQLink:
 
     async def publish(self, payload: bytes) -> None:
         """See `imperfect_dollop.broker.Link.publish`."""
-        self.inbox.check()
         async with self._turn or contextlib.nullcontext():
             self.inbox.check()
-            with self._server.mapped():
-                async with asyncio.timeout(self._server.timeout):
-                    await self._channel.basic_publish(bytes(payload), exchange=self._exchange)
+            async with self._server.answering():
+                await self._channel.basic_publish(bytes(payload), exchange=self._exchange)
 
     def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """See `imperfect_dollop.broker.Link.deliveries`."""

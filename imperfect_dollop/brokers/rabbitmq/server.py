@@ -106,6 +106,13 @@ class Server:
             raise BrokerUnavailableError(f"{self.where}: the connection was closed") from error
 
     @asynccontextmanager
+    async def answering(self, timeout: float | None = None) -> AsyncIterator[None]:
+        """For calls that the server has to answer, within its own time-out unless another is given."""
+        with self.mapped():
+            async with asyncio.timeout(self.timeout if timeout is None else timeout):
+                yield
+
+    @asynccontextmanager
     async def connection(self, node: str) -> AsyncIterator[AbstractConnection]:
         """A connection for one link. Raises `BrokerUnavailableError`."""
         if isinstance(self._server, AbstractConnection):
@@ -120,10 +127,9 @@ class Server:
         # aio-pika hands these on to aiormq, and has no argument for it.
         connection.kwargs["transport_factory"] = transport
         try:
-            with self.mapped():
-                async with asyncio.timeout(self.timeout):
-                    await transport.open(self._server, self._ssl_context)
-                    await connection.connect()
+            async with self.answering():
+                await transport.open(self._server, self._ssl_context)
+                await connection.connect()
             yield connection
         finally:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True), self.suppressed():
@@ -135,10 +141,9 @@ class Server:
         """A channel with publisher confirms; raises `BrokerUnavailableError`."""
         channel = aio_pika.Channel(connection)  # also of a robust connection: we see to our own
         try:
-            with self.mapped():
-                async with asyncio.timeout(self.timeout):
-                    await channel.initialize()
-                    underlay = await channel.get_underlay_channel()
+            async with self.answering():
+                await channel.initialize()
+                underlay = await channel.get_underlay_channel()
             yield underlay
         finally:
             if channel.is_initialized:

@@ -52,16 +52,15 @@ class End:
 
     async def listen(self, queue: str) -> None:
         """Open the queue that the other end sends to; the server names it if there is no name."""
-        with self._server.mapped():
-            async with asyncio.timeout(self._server.timeout):
-                declared = await self._channel.queue_declare(
-                    queue,
-                    exclusive=True,
-                    auto_delete=True,
-                    arguments={"x-max-length": LONGEST_QUEUE},
-                )
-                self._queue = declared.queue or queue
-                await self._channel.basic_consume(self._queue, self._arrived, no_ack=True)
+        async with self._server.answering():
+            declared = await self._channel.queue_declare(
+                queue,
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-max-length": LONGEST_QUEUE},
+            )
+            self._queue = declared.queue or queue
+            await self._channel.basic_consume(self._queue, self._arrived, no_ack=True)
 
     async def _arrived(self, message: DeliveredMessage) -> None:
         properties = message.header.properties
@@ -102,11 +101,10 @@ class End:
     async def told(self, kind: str, body: bytes = b"") -> bool:
         """Send to the other end; whether it is there. Raises `BrokerUnavailableError`."""
         properties = Basic.Properties(delivery_mode=1, message_type=kind, reply_to=self._queue)
-        with self._server.mapped():
-            async with asyncio.timeout(min(self.timeout, self._server.timeout)):
-                outcome = await self._channel.basic_publish(
-                    body, routing_key=self.peer or "", properties=properties, mandatory=True
-                )
+        async with self._server.answering(min(self.timeout, self._server.timeout)):
+            outcome = await self._channel.basic_publish(
+                body, routing_key=self.peer or "", properties=properties, mandatory=True
+            )
         return isinstance(outcome, Basic.Ack)
 
     async def say_goodbye(self) -> None:

@@ -98,7 +98,7 @@ class RedisLink:
         await taken
 
     async def run_publishing(self) -> None:
-        """Hand over what waits, all of it at once, in a task of its own: callers may be cancelled."""
+        """Hand over what waits, much of it at once, in a task of its own: callers may be cancelled."""
         while self._lost is None:
             await self._something_waits.wait()
             self._something_waits.clear()
@@ -175,7 +175,7 @@ class RedisLink:
 
     def _at(self, place: str, value: bytes) -> None:
         """This entry was read."""
-        self._place, self._proof = place, f"{zlib.crc32(value):08x}"
+        self._place, self._proof = place, _proof(value)
 
     async def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """See `imperfect_dollop.broker.Link.deliveries`."""
@@ -212,7 +212,7 @@ class RedisLink:
         if found:
             fitting = READ_BYTES // max(1, *(len(value) for *_, value in found))
             self._count = max(1, min(READ, 2 * self._count, fitting))
-        if last and f"{zlib.crc32(last[0][1][1]):08x}" == proof:
+        if last and _proof(last[0][1][1]) == proof:
             return found, None
         if not found:
             await self._mark()
@@ -237,3 +237,8 @@ class RedisLink:
         transfer = Transfer(self._server, self._namespace, address, timeout)
         async with self._server.wire() as wire, transfer.sent(wire) as sender:
             yield sender
+
+
+def _proof(value: bytes) -> str:
+    """What tells an entry from another one of the same id."""
+    return f"{zlib.crc32(value):08x}"
