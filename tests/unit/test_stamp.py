@@ -49,6 +49,6 @@ def test_the_clock_stays_at_the_wall_clock_while_that_advances() -> None:
     assert clock.tick(NOW + 1) == at(NOW + 1)
 
 
-def test_hybrid_time_keeps_milliseconds() -> None:
-    assert seconds(at(NOW + 0.125)) == NOW + 0.125
+def test_hybrid_time_keeps_microseconds() -> None:
+    assert seconds(at(NOW + 0.000_125)) == NOW + 0.000_125
     assert at(-1) == 0
