@@ -79,4 +79,11 @@ class BrokerUnavailableError(DollopError, ConnectionError):
 
 
 class ProtocolError(DollopError):
-    """Bytes from the broker that are no message of this protocol."""
+    """Bytes from the broker that are no message of this protocol.
+
+    `reason` is the kind of fault in one word, under which it is counted.
+    """
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason: str = reason

@@ -12,7 +12,7 @@ from .replica.messages import Event
 from .replica.replica import Replica
 from .replica.stamp import ABSENT
 from .sourcing import Reader
-from .stats import Stats
+from .stats import Stats, source_read
 from .upkeep import Upkeep
 
 __all__ = ["KeyLoads"]
@@ -56,7 +56,6 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
                 if not left:
                     break
         except DollopError as error:
-            self._stats.load_failures += 1
             if not isinstance(error, InvalidEntityError):
                 self._upkeep.source_failed(error)
             raise
@@ -71,8 +70,8 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
         load = self._replica.begin_load(time.time())
         overtaken = []
         try:
-            self._stats.loads += 1
-            rows = await self._reader.load_many(keys)
+            with source_read(self._stats):
+                rows = await self._reader.load_many(keys)
             for key in keys:
                 found[key] = rows.get(key)
                 counts, event = self._replica.loaded(load, key, found[key])

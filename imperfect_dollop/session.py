@@ -261,6 +261,8 @@ class Session(Generic[K, V]):
             doubts=counts.doubts,
             gaps=counts.gaps,
             rejected=counts.rejected,
+            rejections=dict(counts.rejections),
+            propagation=counts.propagation.copy(),
         )
 
     def _stale_for(self) -> float | None:

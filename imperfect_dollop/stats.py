@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
+from collections.abc import Iterator
 from enum import StrEnum
 
-__all__ = ["Info", "State", "Stats"]
+from .errors import DollopError
+from .replica.counts import PROPAGATION_BOUNDS, Histogram
+
+__all__ = ["Histogram", "Info", "NodeStats", "State", "Stats", "source_read"]
 
 
 class State(StrEnum):
@@ -26,7 +32,7 @@ class State(StrEnum):
 
 @dataclasses.dataclass(slots=True)
 class Stats:
-    """Plain counters since the repository was opened."""
+    """Plain counters since the repository was opened; seconds are floats."""
 
     hits: int = 0
     """Reads answered from memory."""
@@ -40,12 +46,26 @@ class Stats:
     """Reads of the whole set from the source."""
     load_failures: int = 0
     """Reads of the source that failed, of either kind."""
+    load_seconds: float = 0.0
+    """Spent in `loads`."""
+    full_load_seconds: float = 0.0
+    """Spent in `full_loads`."""
     writes: int = 0
     """Creates, updates and deletes that the source has committed."""
     conflicts: int = 0
     """Writes that the source refused because of another version or a constraint."""
     snapshots: int = 0
     """Copies of the whole set taken from siblings."""
+    snapshot_seconds: float = 0.0
+    """Spent taking copies; those that came to nothing included, as in `snapshot_bytes`."""
+    snapshot_bytes: int = 0
+    """Received for copies."""
+    snapshots_given: int = 0
+    """Copies of the whole set given to siblings."""
+    snapshot_seconds_given: float = 0.0
+    """Spent giving copies; those that came to nothing included, as in `snapshot_bytes_given`."""
+    snapshot_bytes_given: int = 0
+    """Sent for copies."""
     evictions: int = 0
     """Entries dropped to stay within `max_entries`."""
     events_sent: int = 0
@@ -61,9 +81,36 @@ class Stats:
     doubts: int = 0
     """Keys that had to be read again: the order of events was in doubt, or a write had failed."""
     gaps: int = 0
-    """Times that something was noticed to be missing, and the whole set was compared."""
+    """Times that something was noticed to be missing."""
+    repairs: int = 0
+    """Times that the whole set was compared with the source, to the end, because something was missing."""
     rejected: int = 0
     """Events that could not be read or believed."""
+    rejections: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """The same by reason: ``schema`` (of another shape), ``clock`` (too far in the future), ``numbers``, ``key``,
+    ``malformed``."""
+    propagation: Histogram = dataclasses.field(default_factory=lambda: Histogram(PROPAGATION_BOUNDS))
+    """Seconds from a sibling's commit until the event was applied here, by both hosts' clocks."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeStats:
+    """A node's figures as of now; counters since it was opened."""
+
+    broker_up: bool = False
+    """Whether there is a connection to the broker."""
+    connections: int = 0
+    """Connections to the broker that were made."""
+    members: int = 0
+    """Live nodes, this one included."""
+    inbox: int = 0
+    """Messages that have arrived and are still to be taken in."""
+    unsent: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """Events that wait for the broker, by repository."""
+    rejections: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """Messages that were none, by reason: ``malformed``, ``oversized``."""
+    crashes: int = 0
+    """Background tasks that ended in an error that nobody had foreseen: a bug, see the log."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,3 +128,24 @@ class Info:
     """Seconds since `last_source_read`; events that came later are newer still."""
     stale_since: float | None
     """Since when the data is older than `ttl`; ``None`` if it is not."""
+
+
+@contextlib.contextmanager
+def source_read(stats: Stats, *, whole: bool = False) -> Iterator[None]:
+    """Count and time a read of the source in `stats`: of keys, or of the `whole` set."""
+    if whole:
+        stats.full_loads += 1
+    else:
+        stats.loads += 1
+    began = time.monotonic()
+    try:
+        yield
+    except DollopError:
+        stats.load_failures += 1
+        raise
+    finally:
+        elapsed = time.monotonic() - began
+        if whole:
+            stats.full_load_seconds += elapsed
+        else:
+            stats.load_seconds += elapsed

@@ -31,7 +31,7 @@ from .replica.messages import Event, Kind, Phase
 from .replica.replica import Cleared, Effect, Replica, Reread, Resync
 from .replica.stamp import seconds
 from .sourcing import Reader
-from .stats import Stats
+from .stats import Stats, source_read
 
 __all__ = ["Place", "Siblings", "Upkeep"]
 
@@ -391,8 +391,8 @@ class Upkeep(Generic[K, V]):
             load.began = 0
         self._set_phase(Phase.LOADING)
         try:
-            self._stats.full_loads += 1
-            rows = await read()
+            with source_read(self._stats, whole=True):
+                rows = await read()
             for _ in replica.replace(load, rows, tell=False):
                 await anyio.lowlevel.checkpoint()
             if replica.window.overrun(load):
@@ -402,9 +402,6 @@ class Upkeep(Generic[K, V]):
                 effects += replica.go_warm()
             self.take(effects)
             self.doubt(load.doubtful)
-        except DollopError:
-            self._stats.load_failures += 1
-            raise
         finally:
             replica.end_load(load)
 
@@ -423,8 +420,8 @@ class Upkeep(Generic[K, V]):
         self._set_phase(Phase.REFRESHING)
         error: DollopError | None = ClosedError(f"{self.name}: closed while it was loaded")
         try:
-            self._stats.full_loads += 1
-            rows = await self._reader.load_all()
+            with source_read(self._stats, whole=True):
+                rows = await self._reader.load_all()
             for found in replica.replace(load, rows, tell=siblings is not None):
                 if siblings is not None:
                     for event in found:
@@ -441,7 +438,6 @@ class Upkeep(Generic[K, V]):
             self._note_age()
         except DollopError as failure:
             error = failure
-            self._stats.load_failures += 1
             self.source_failed(failure)
         finally:
             if error is not None:
@@ -483,8 +479,8 @@ class Upkeep(Generic[K, V]):
         replica = self.replica
         load = replica.begin_load(time.time())
         try:
-            self._stats.loads += 1
-            found = await self._reader.load_many(keys)
+            with source_read(self._stats):
+                found = await self._reader.load_many(keys)
             for key in keys:
                 counts, event = replica.loaded(load, key, found.get(key))
                 if counts:
@@ -495,7 +491,6 @@ class Upkeep(Generic[K, V]):
                 if event is not None and self._siblings is not None:
                     self._siblings.publish(event)
         except DollopError as error:
-            self._stats.load_failures += 1
             for key in keys:  # after those that may do better
                 if key in self._doubts:
                     self._doubts[key] = self._doubts.pop(key)

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_MESSAGE",
     "MAX_REPOSITORIES",
     "WITHOUT_CONTENT",
+    "WRITTEN",
     "Chunk",
     "Event",
     "Events",
@@ -81,6 +82,9 @@ FOR_ALL: Final = (Kind.CLEAR, Kind.CONFIRM)
 
 WITHOUT_CONTENT: Final = (Kind.REREAD, Kind.FORGET)
 """Kinds of events that only name a key."""
+
+WRITTEN: Final = (Kind.CREATE, Kind.UPDATE, Kind.DELETE)
+"""Kinds of events whose stamp was drawn when the source had just committed."""
 
 
 class Phase(IntEnum):
@@ -238,7 +242,9 @@ def decode_frame(payload: bytes) -> Frame:
 
 def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     if len(payload) > MAX_MESSAGE:
-        raise ProtocolError(f"{len(payload)} bytes in one message; the limit is {MAX_MESSAGE}")
+        raise ProtocolError(
+            f"{len(payload)} bytes in one message; the limit is {MAX_MESSAGE}", reason="oversized"
+        )
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:

@@ -40,21 +40,23 @@ import xxhash
 from ..codecs import EntityCodec, KeyCodec
 from ..errors import ProtocolError
 from .buffer import MAX_ORIGINS, Buffer, split
+from .counts import Counts
 from .messages import (
     FOR_ALL,
     MAX_ENTITY,
     WITHOUT_CONTENT,
+    WRITTEN,
     Event,
     Events,
     Kind,
     Phase,
     RepositoryState,
 )
-from .stamp import ABSENT, HybridClock, Stamp, at
+from .stamp import ABSENT, HybridClock, Stamp, at, seconds
 from .table import Table
 from .window import Load, Window
 
-__all__ = ["Cleared", "Counts", "Effect", "Replica", "Reread", "Resync", "Write"]
+__all__ = ["Cleared", "Effect", "Replica", "Reread", "Resync", "Write"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -103,20 +105,6 @@ class Write:
 
 def _nothing_covered(key: bytes, origin: str, number: int) -> bool:
     return False
-
-
-class Counts:
-    """What happened to events, since the replica was made."""
-
-    __slots__ = ("applied", "doubts", "duplicates", "gaps", "ignored", "rejected")
-
-    def __init__(self) -> None:
-        self.applied: int = 0
-        self.ignored: int = 0
-        self.duplicates: int = 0
-        self.doubts: int = 0
-        self.gaps: int = 0
-        self.rejected: int = 0
 
 
 class Replica(Generic[K, V]):
@@ -422,7 +410,7 @@ class Replica(Generic[K, V]):
         if events.origin == self.origin:
             return []
         if events.first + len(events.events) > LAST_NUMBER:
-            self.counts.rejected += 1
+            self.counts.rejections["numbers"] += 1
             return self.lost(f"impossible numbers from {events.origin}")
         if self._buffer is None:
             return self._take(events, now)
@@ -532,7 +520,7 @@ class Replica(Generic[K, V]):
         try:
             key = self.keys.decode(event.key)
         except ProtocolError:
-            self.counts.rejected += 1
+            self.counts.rejections["key"] += 1
             effects.append(Resync("an event with a key that cannot be read"))
             return
         self.window.touch(key)
@@ -553,12 +541,12 @@ class Replica(Generic[K, V]):
             return
         try:
             if fingerprint != self.rows.fingerprint:
-                raise ProtocolError("another schema")
+                raise ProtocolError("another schema", reason="schema")
             entity = self._content(event, key)
             if not self.clock.observe(event.stamp.time, now):
-                raise ProtocolError("written too far in the future")
-        except ProtocolError:
-            self.counts.rejected += 1
+                raise ProtocolError("written too far in the future", reason="clock")
+        except ProtocolError as error:
+            self.counts.rejections[error.reason] += 1
             effects.append(self._doubt(key))
             return
         current = self.table.live.get(key)
@@ -572,6 +560,8 @@ class Replica(Generic[K, V]):
             if not backwards:
                 self._hold(key, entity, event.stamp)
                 self.counts.applied += 1
+                if event.kind in WRITTEN:  # the clocks of two hosts may differ by more than it took
+                    self.counts.propagation.observe(max(0.0, now - seconds(event.stamp.time)))
                 return
         if self.table.same(current, entity):
             if entity is None:

@@ -4,7 +4,8 @@ The clock follows Kulkarni, Demirbas, Madappa, Avva and Leone, "Logical Physical
 time is microseconds of wall clock in the upper 53 bits and a counter in the lower 10, so that times
 are comparable integers, stay near the wall clock, and grow along every chain of messages however
 the nodes' clocks differ. (The paper has milliseconds and 16 bits, where a message on one host arrives in the
-millisecond in which it was sent. 53 bits of microseconds last until 2255; a counter that runs over goes on in the next one.)
+millisecond in which it was sent. 53 bits of microseconds last until 2255; a counter that runs over goes on in the
+next one.)
 """
 
 from __future__ import annotations
