@@ -3,6 +3,8 @@
 `Repository` is what an application reads and writes, `Node` keeps it in step with its siblings.
 """
 
+import logging
+
 from .broker import Broker
 from .errors import (
     BrokerUnavailableError,
@@ -23,9 +25,12 @@ from .errors import (
 from .node import Node
 from .repository import Repository
 from .source import FunctionSource, Source
-from .stats import Info, State, Stats
+from .stats import Info, NodeStats, State, Stats
 
 __version__ = "0.1.0"
+
+# A library says nothing unless the application listens: without this, warnings would go to standard error.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "Broker",
@@ -41,6 +46,7 @@ __all__ = [
     "InvalidEntityError",
     "LoadTimeoutError",
     "Node",
+    "NodeStats",
     "NotReadyError",
     "ProtocolError",
     "ReadOnlyError",

@@ -75,6 +75,11 @@ class Link(Protocol):
         """
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Messages that have arrived in this process and are still to be delivered: a figure to be shown."""
+        ...
+
     async def publish(self, payload: bytes) -> None:
         """Hand one message to the broker for every link of the namespace, this one included.
 

@@ -14,6 +14,7 @@ from .errors import BrokerUnavailableError, ProtocolError
 from .replica.messages import Take, encode
 from .replica.replica import Effect, Replica
 from .replica.snapshot import Donor, Joiner
+from .stats import Stats
 
 __all__ = ["BUSY", "MAX_DONATIONS", "TRANSFER_TIMEOUT", "Joining", "give"]
 
@@ -32,21 +33,31 @@ BUSY: Final = "busy"
 """Why a node refuses that will be able to give soon, as will those that it gives to now."""
 
 
-async def give(link: Link, donor: Donor[Any, Any], address: str) -> None:
+async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -> None:
     """Send a snapshot; raises `BrokerUnavailableError` when the joiner has gone."""
-    async with link.send_transfer(address, timeout=TRANSFER_TIMEOUT) as transfer:
-        for frame in donor.frames():
-            if frame is not None:
-                await transfer.send(frame)
-            await anyio.lowlevel.checkpoint()
+    began = time.monotonic()
+    try:
+        async with link.send_transfer(address, timeout=TRANSFER_TIMEOUT) as transfer:
+            for frame in donor.frames():
+                if frame is not None:
+                    await transfer.send(frame)
+                    stats.snapshot_bytes_given += len(frame)
+                await anyio.lowlevel.checkpoint()
+        stats.snapshots_given += 1
+    finally:
+        stats.snapshot_seconds_given += time.monotonic() - began
 
 
 class Joining:
     """One cold replica on its way to a copy; goes on with another donor where the last one stopped."""
 
-    def __init__(self, replica: Replica[Any, Any], repository: str) -> None:
+    def __init__(
+        self, replica: Replica[Any, Any], repository: str, *, label: str, stats: Stats
+    ) -> None:
         self._replica = replica
         self._repository = repository
+        self._label = label  # node and repository, for the log
+        self._stats = stats
         self._joiner: Joiner[Any, Any] = Joiner(replica)
         self._arrivals = anyio.Event()
         self.address: str = ""
@@ -60,12 +71,22 @@ class Joining:
 
     def refused(self, reason: str) -> None:
         """The donor does not give."""
-        logger.info("%s: the donor refuses: %s", self._repository, reason)
+        logger.info("%s: %s refuses to give its copy: %s", self._label, self.donor, reason)
         self.busy = reason == BUSY
         self._scope.cancel(reason)
 
     async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         """Take a snapshot from `donor`; ``None`` if nothing came of it."""
+        began = time.monotonic()
+        try:
+            effects = await self._take(link, donor, address)
+        finally:
+            self._stats.snapshot_seconds += time.monotonic() - began
+        if effects is not None:
+            self._stats.snapshots += 1
+        return effects
+
+    async def _take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         replica, joiner = self._replica, self._joiner
         self.address, self.donor, self.busy = address, donor, False
         buckets = joiner.begin(address)
@@ -83,6 +104,7 @@ class Joining:
                     with anyio.fail_after(TRANSFER_TIMEOUT):
                         await link.publish(encode(wanted))
                     async for chunk in chunks:
+                        self._stats.snapshot_bytes += len(chunk)
                         joiner.take(chunk)
                         await anyio.lowlevel.checkpoint()
                 with anyio.move_on_after(CATCH_UP_SECONDS):
@@ -94,11 +116,13 @@ class Joining:
                 effects = joiner.finish(time.time())
             except (BrokerUnavailableError, ProtocolError, TimeoutError) as error:
                 reason = str(error) or "the broker does not answer"
-                logger.info("%s: snapshot from %s failed: %s", self._repository, donor, reason)
+                logger.info(
+                    "%s: the snapshot of %s came to nothing: %s", self._label, donor, reason
+                )
                 return None
             if effects is None:
                 # Rows of it cannot be told from good ones, so the next attempt starts over.
-                logger.info("%s: the copy of %s does not add up", self._repository, donor)
+                logger.info("%s: the copy of %s does not add up", self._label, donor)
                 self._joiner = Joiner(replica)
             return effects
         return None

@@ -31,6 +31,11 @@ class Inbox:
         self._ended = False
         self._lost: str | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How much has arrived and is still to be delivered."""
+        return len(self._waiting)
+
     def put(self, delivery: Delivery) -> None:
         """Something has arrived."""
         size = len(delivery.payload) if isinstance(delivery, Message) else 0

@@ -11,6 +11,7 @@ import functools
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -62,7 +63,7 @@ class Membership:
         self.heartbeat = heartbeat
         self._pipeline: Pipeline | None = None
         self.failure: str | None = None  # why the broker is away
-        self.rejected: int = 0  # messages that were none
+        self.rejections: Counter[str] = Counter(malformed=0, oversized=0)  # messages that were none
         self.members: Members = Members(origin, heartbeat)
         self.listening: bool = False  # our own messages come back
         self.listening_since: float = 0.0  # monotonic
@@ -74,7 +75,7 @@ class Membership:
         self._seats = {seat.name: seat for seat in seats}
         self._position: str | None = None  # where the next link may go on
         self._away_since = 0.0  # monotonic
-        self._links = 0
+        self.links: int = 0  # that were made
         self._backoff = Backoff(RECONNECT_PAUSE, LONGEST_PAUSE)
         self._stop_serving: Callable[[], object] = lambda: None  # ends what is done on the link
         self._beats = 0
@@ -97,6 +98,11 @@ class Membership:
     def up(self) -> bool:
         """Whether there is a link."""
         return self._pipeline is not None
+
+    @property
+    def away(self) -> str | None:
+        """Why there is no link; ``None`` while there is one."""
+        return None if self.up else self.failure or "not connected yet"
 
     # -- for the seats ---------------------------------------------------------------------------
 
@@ -288,7 +294,7 @@ class Membership:
         try:
             message = decode(payload)
         except ProtocolError as error:
-            self.rejected += 1
+            self.rejections[error.reason] += 1
             logger.info("%s: rejected a message: %s", self.name, error)
             return 1
         if isinstance(message, Events):
@@ -359,11 +365,12 @@ class Membership:
         timeout = max(SHORTEST_TIMEOUT, self.members.patience)
         pipeline = self._pipeline = Pipeline(link, timeout)
         self.failure = None
-        self._links += 1
+        self.links += 1
         self._first_beat = self._beats + 1
         self.members.connected(time.monotonic())
-        if self._position is None and (self._links > 1 or self.serving):
+        if self._position is None and (self.links > 1 or self.serving):
             self._missed("nothing was heard until the connection to the broker was made")
+        self._note_states()
         self.beat_now()
         self.attempted.set()
         return pipeline
@@ -378,8 +385,13 @@ class Membership:
         self.failure = reason
         self._pipeline = None
         self.listening = False
+        self._note_states()
         self._stop_serving()
         self._pulse()
+
+    def _note_states(self) -> None:
+        for seat in self._seats.values():
+            seat.session.note_state()
 
     def _missed(self, reason: str) -> None:
         for seat in self._seats.values():

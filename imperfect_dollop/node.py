@@ -19,6 +19,7 @@ from .membership import Membership
 from .replica.messages import MAX_REPOSITORIES
 from .repository import DRAIN_SECONDS, Repository
 from .seat import Seat
+from .stats import NodeStats, State
 from .supervisor import Supervisor
 
 __all__ = ["Node", "Startup"]
@@ -32,6 +33,8 @@ OFFER_WAIT: Final = 0.25
 
 MAX_NAME: Final = 256
 """Characters of a name on the wire."""
+
+_WORST_FIRST: Final = (State.CLOSED, State.COLD, State.LOADING, State.DEGRADED, State.READY)
 
 OUTBOX: Final = 10_000
 """Events of one repository that wait for a broker that is away, about 10 MB at a kilobyte each."""
@@ -176,8 +179,9 @@ class Node:
                 supervisor,
                 origin,
                 seat,
+                node=self.name,
                 heartbeat=self._heartbeat,
-                apart=lambda: not membership.up,
+                away=lambda: membership.away,
             )
             self._seats.append(seat)
         self._membership = membership
@@ -277,6 +281,31 @@ class Node:
         others = (member.beat.name for member in self._membership.members.alive.values())
         return tuple(sorted((self.name, *others)))
 
+    @property
+    def state(self) -> State:
+        """The worst state of its repositories: in this order closed, cold, loading, degraded, ready."""
+        if self._membership is None:
+            return State.CLOSED
+        if not self.repositories:
+            return State.READY if self._membership.up else State.DEGRADED
+        return min((repository.state for repository in self.repositories), key=_WORST_FIRST.index)
+
+    @property
+    def stats(self) -> NodeStats:
+        """Figures of this node that are about no single repository, and what each has to send: a copy."""
+        membership, supervisor = self._membership, self._supervisor
+        if membership is None or supervisor is None:
+            return NodeStats()
+        return NodeStats(
+            broker_up=membership.up,
+            connections=membership.links,
+            members=len(membership.members.alive) + 1,
+            inbox=0 if membership.link is None else membership.link.waiting,
+            unsent={seat.name: seat.unsent for seat in self._seats},
+            rejections=dict(membership.rejections),
+            crashes=supervisor.crashes,
+        )
+
     def status(self) -> dict[str, Any]:
         """The cluster as seen from here, in plain types that JSON can carry."""
         membership = self._membership
@@ -289,13 +318,15 @@ class Node:
             return status
         status["origin"] = membership.origin
         status["broker"] = {"up": membership.up, "failure": membership.failure}
-        status["rejected_messages"] = membership.rejected
-        status["crashes"] = 0 if self._supervisor is None else self._supervisor.crashes
+        stats = self.stats
+        status["rejected_messages"] = sum(stats.rejections.values())
+        status["crashes"] = stats.crashes
         status["repositories"] = {
             repository.name: {
                 "state": str(repository.state),
                 "digest": f"{seat.replica.table.root:016x}",
                 "clean": seat.session.upkeep.clean,
+                "causes": repository.causes,
                 "unsent": seat.unsent,
                 "info": dataclasses.asdict(repository.info()),
                 "stats": dataclasses.asdict(repository.stats),

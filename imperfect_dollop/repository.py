@@ -164,7 +164,6 @@ class Repository(Generic[K, V]):
         self._copy = copy
         self._alone: Supervisor | None = None
         self._session: Session[K, V] | None = None
-        self._apart: Callable[[], bool] = lambda: False
         self._last_stats = Stats()
         # Rows that may be answered with nothing else to consider: all of them, or none.
         self._hot: dict[K, V] = {}
@@ -218,12 +217,13 @@ class Repository(Generic[K, V]):
         origin: str,
         siblings: Siblings | None,
         *,
+        node: str | None = None,
         heartbeat: float = 1.0,
-        apart: Callable[[], bool] = lambda: False,
+        away: Callable[[], str | None] = lambda: None,
     ) -> Session[K, V]:
         """For a `Node`: begin a session whose background work runs in `supervisor`.
 
-        Raises `ConfigurationError` if the repository is open already.
+        `away` says why the broker is, while it is. Raises `ConfigurationError` if the repository is open already.
         """
         if self._session is not None:
             raise ConfigurationError(f"{self.name} is open already; a repository has one owner")
@@ -235,13 +235,14 @@ class Repository(Generic[K, V]):
             supervisor=supervisor,
             origin=origin,
             siblings=siblings,
+            node=node,
             heartbeat=heartbeat,
+            away=away,
         )
         session.upkeep.on_warm = self._heat
         if self._options.preload:
             session.upkeep.on_cold = self._cool
         self._session = session
-        self._apart = apart
         self._hits = 0
         return session
 
@@ -437,7 +438,17 @@ class Repository(Generic[K, V]):
     def state(self) -> State:
         """What can be promised to a reader now."""
         session = self._session
-        return State.CLOSED if session is None else session.state(apart=self._apart())
+        return State.CLOSED if session is None else session.state
+
+    @property
+    def causes(self) -> dict[str, str]:
+        """What keeps it from being simply ready, in words, by the kind of it. Empty when all is well.
+
+        ``"source"``: the source fails; ``"broker"``: the broker is away; ``"events"``: something was missed, and is
+        being looked for. The words may quote a driver, so they are for logs rather than for the public.
+        """
+        session = self._session
+        return {} if session is None else session.causes()
 
     @property
     def stats(self) -> Stats:

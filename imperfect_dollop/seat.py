@@ -171,7 +171,7 @@ class Seat:
                 refusal = Refuse(self.membership.origin, take.address, reason)
                 await self.membership.publish(encode(refusal))
         except BrokerUnavailableError as error:
-            logger.info("%s: a snapshot was not taken to its end: %s", self.name, error)
+            logger.info("%s: a snapshot was not taken to its end: %s", self.session.label, error)
         finally:
             self._answering -= 1
 
@@ -198,7 +198,7 @@ class Seat:
         )
         self.donating += 1
         try:
-            await give(link, donor, take.address)
+            await give(link, donor, take.address, self.session.stats)
         finally:
             self.donating -= 1
 
@@ -226,7 +226,9 @@ class Seat:
         with anyio.move_on_after(ROUND_TRIP_SECONDS):
             while membership.up and not membership.listening:
                 await membership.news(ROUND_TRIP_SECONDS)
-        joining = Joining(self.replica, self.name)
+        joining = Joining(
+            self.replica, self.name, label=self.session.label, stats=self.session.stats
+        )
         tried: set[str] = set()
         settled = looked_again = False
         backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)

@@ -6,6 +6,7 @@ A repository that is opened again gets a new session with a new origin, and star
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Collection
 from typing import Any, Final, Generic, TypeVar
@@ -24,6 +25,8 @@ from .upkeep import Place, Siblings, Upkeep
 from .writing import Writer
 
 __all__ = ["Options", "Session"]
+
+logger: Final = logging.getLogger(__name__)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -90,14 +93,20 @@ class Session(Generic[K, V]):
         supervisor: Supervisor,
         origin: str,
         siblings: Siblings | None,
+        node: str | None,
         heartbeat: float,
+        away: Callable[[], str | None],
     ) -> None:
         self.name: str = reader.name
+        self.node = node
+        self.label: str = self.name if node is None else f"{node}: {self.name}"  # for the log
         self.options = options
         self.stats: Stats = Stats()
         self.closed: bool = False
         self._supervisor = supervisor
         self._siblings = siblings
+        self._away = away  # why the broker is, while it is
+        self._said: tuple[State, frozenset[str]] = (State.CLOSED, frozenset())
         self.replica: Replica[K, V] = Replica(
             origin,
             reader.keys,
@@ -114,6 +123,7 @@ class Session(Generic[K, V]):
             siblings=siblings,
             bootstrap=options.bootstrap,
             owner=owner,
+            label=self.label,
             ttl=options.ttl,
             jitter=options.jitter,
             retry_after=options.retry_after,
@@ -127,6 +137,7 @@ class Session(Generic[K, V]):
             missing_ttl=options.missing_ttl,
             max_entries=options.max_entries,
         )
+        self.upkeep.on_change = self.note_state
         held = _ignore if options.preload else self.ages.held
         self.upkeep.on_reread = held
         self.loads: KeyLoads[K, V] = KeyLoads(
@@ -158,6 +169,7 @@ class Session(Generic[K, V]):
 
     def start(self) -> None:
         """Begin the background work."""
+        self.note_state()
         self._supervisor.keep(self.upkeep.run, name=f"upkeep of {self.name}")
         self._supervisor.keep(self._sweep, name=f"sweeping of {self.name}")
 
@@ -175,6 +187,7 @@ class Session(Generic[K, V]):
         """Tell whoever still waits."""
         self.closed = True
         self.upkeep.close()
+        self.note_state()
 
     def publish(self, event: Event) -> None:
         """Queue an event for the siblings, if there can be any."""
@@ -222,16 +235,58 @@ class Session(Generic[K, V]):
 
     # -- what the application asks ---------------------------------------------------------------
 
-    def state(self, *, apart: bool) -> State:
-        """What can be promised to a reader; `apart` while the broker is away."""
+    @property
+    def state(self) -> State:
+        """What can be promised to a reader."""
         if self.closed:
             return State.CLOSED
-        upkeep = self.upkeep
         if self.replica.cold:
-            return State.LOADING if upkeep.trying else State.COLD
-        if apart or upkeep.failure is not None or upkeep.incomplete:
-            return State.DEGRADED
-        return State.READY
+            return State.LOADING if self.upkeep.trying else State.COLD
+        return State.DEGRADED if self.causes() else State.READY
+
+    def causes(self) -> dict[str, str]:
+        """What keeps it from being simply ready, by the kind of it."""
+        causes: dict[str, str] = {}
+        upkeep = self.upkeep
+        if upkeep.failure is not None:
+            causes["source"] = str(upkeep.failure).removeprefix(f"{self.name}: ")
+        if (away := self._away()) is not None:
+            causes["broker"] = away
+        if upkeep.incomplete is not None:
+            causes["events"] = upkeep.incomplete
+        return causes
+
+    def note_state(self) -> None:
+        """Say in the log what has become of it, if that is another state, or has another kind of cause, than before."""
+        causes = self.causes()
+        state = self.state
+        if state is State.LOADING and "source" in causes:
+            state = State.COLD  # one more attempt is no news
+        said = (state, frozenset(causes))
+        before, self._said = self._said, said
+        if said == before:
+            return
+        if state in (State.LOADING, State.CLOSED):
+            causes = {}
+        cause = "; ".join(f"{kind}: {cause}" for kind, cause in causes.items())
+        if state is State.READY:
+            opened = f"filled by {self.upkeep.filled_by}" if self.options.preload else "opened"
+            cause = _recovered(before[1]) or opened
+        warn = "source" in causes and ("source" not in before[1] or state is not before[0])
+        logger.log(
+            logging.WARNING if warn else logging.INFO,
+            "%s is %s%s%s",
+            self.label,
+            state,
+            ": " if cause else "",
+            cause,
+            extra={
+                "node": self.node,
+                "repository": self.name,
+                "state": str(state),
+                "cause": cause,
+            },
+        )
 
     def info(self) -> Info:
         """See `Info`."""
@@ -273,3 +328,15 @@ class Session(Generic[K, V]):
 
 def _ignore(key: Any) -> None:
     """Where the whole set is held, nothing is to be noted for a key."""
+
+
+def _recovered(kinds: frozenset[str]) -> str:
+    """Why it is ready again."""
+    return "; ".join(text for kind, text in _OVER.items() if kind in kinds)
+
+
+_OVER: Final = {
+    "source": "the source answers again",
+    "broker": "the broker is back",
+    "events": "what was missed has been made up for",
+}

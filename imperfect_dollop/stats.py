@@ -89,7 +89,9 @@ class Stats:
     rejections: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
     """The same by reason: ``schema`` (of another shape), ``clock`` (too far in the future), ``numbers``, ``key``,
     ``malformed``."""
-    propagation: Histogram = dataclasses.field(default_factory=lambda: Histogram(PROPAGATION_BOUNDS))
+    propagation: Histogram = dataclasses.field(
+        default_factory=lambda: Histogram(PROPAGATION_BOUNDS)
+    )
     """Seconds from a sibling's commit until the event was applied here, by both hosts' clocks."""
 
 

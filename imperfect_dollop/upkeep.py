@@ -98,12 +98,14 @@ class Upkeep(Generic[K, V]):
         siblings: Siblings | None,
         bootstrap: Sequence[Place],
         owner: object,
+        label: str,
         ttl: float | None,
         jitter: float,
         retry_after: float,
         can_reread: bool,
     ) -> None:
         self.name: str = reader.name
+        self.label = label  # node and repository, for the log
         self.replica = replica
         self._reader = reader
         self._stats = stats
@@ -125,7 +127,8 @@ class Upkeep(Generic[K, V]):
         self._tell = False  # what the comparison finds is news to the siblings too
         self._once_more = False  # cleared while an attempt was under way
         self.missing: str | None = None  # why everything has to be compared
-        self._comparing = False  # because something was missing
+        self._comparing: str | None = None  # because this was missing
+        self.filled_by: str = "nobody"
         self.on_reread: Callable[[Any], None] = lambda key: None
         self.failure: DollopError | None = None  # the last, while nothing has succeeded since
         self.phase: Phase = Phase.COLD
@@ -137,18 +140,19 @@ class Upkeep(Generic[K, V]):
         self.on_warm: Callable[[], None] = lambda: None
         self.on_cold: Callable[[], None] = lambda: None
         self.on_doubt_of_all: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None  # in what the state depends on
 
     # -- what is known ---------------------------------------------------------------------------
 
     @property
     def clean(self) -> bool:
         """Whether nothing is known to be wrong with what is held."""
-        return not self.incomplete and not self._doubts
+        return self.incomplete is None and not self._doubts
 
     @property
-    def incomplete(self) -> bool:
-        """Whether everything has to be compared, or is being compared."""
-        return self.missing is not None or self._comparing
+    def incomplete(self) -> str | None:
+        """Why everything has to be compared, or is being compared; ``None`` where nothing is known to be missing."""
+        return self.missing or self._comparing
 
     @property
     def age(self) -> float | None:
@@ -225,9 +229,8 @@ class Upkeep(Generic[K, V]):
             self._doubts.clear()
             self.on_doubt_of_all()
             return
-        if self.missing is None:
-            logger.info("%s: %s; comparing with the source", self.name, reason)
         self.missing = self.missing or reason
+        self.on_change()
         self._wake.set()
 
     def cleared(self) -> None:
@@ -238,6 +241,7 @@ class Upkeep(Generic[K, V]):
         if self.replica.whole:
             self._once_more = self.trying = True
             self._set_phase(Phase.COLD)
+        self.on_change()
         self._wake.set()
 
     async def refresh(self) -> None:
@@ -311,7 +315,7 @@ class Upkeep(Generic[K, V]):
         except DollopError as error:
             failure = error
         except Exception as error:
-            logger.exception("%s: an attempt to fill crashed", self.name)
+            logger.exception("%s: an attempt to fill crashed", self.label)
             failure = NotReadyError(f"{self.name}: an attempt to fill crashed: {error!r}")
         if self.replica.cold:
             self._set_phase(Phase.COLD)
@@ -328,6 +332,7 @@ class Upkeep(Generic[K, V]):
         self._note_age()
         self.on_warm()
         self._set_phase(Phase.READY)
+        self.on_change()
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
@@ -347,12 +352,14 @@ class Upkeep(Generic[K, V]):
                     if siblings is not None and await self._sibling_instead(siblings):
                         return None
                     await self._load_cold(self._reader.load_all)
+                    self.filled_by = "the source"
                     self.source_answered()
                 else:
                     fallback = functools.partial(place, self._owner)
                     await self._load_cold(
                         functools.partial(self._reader.rows_of, fallback), known=False
                     )
+                    self.filled_by = "a bootstrap function"
                     # Nobody knows how old these are, so the source is asked as soon as it answers.
                     self.resync("filled by a bootstrap function, not by the source")
             except DollopError as error:
@@ -378,7 +385,7 @@ class Upkeep(Generic[K, V]):
         effects = await self._siblings.snapshot(clean=clean)
         if effects is None:
             return False
-        self._stats.snapshots += 1
+        self.filled_by = "a sibling"
         self.take(effects)
         return not self.replica.cold
 
@@ -413,7 +420,7 @@ class Upkeep(Generic[K, V]):
         asked, self._asked = self._asked, []
         missing, self.missing = self.missing, None
         tell, self._tell = self._tell, False
-        self._comparing = missing is not None
+        self._comparing = missing
         # Where events were missed, the differences are news to this node only; unless somebody asked.
         siblings = self._siblings if missing is None or asked or tell else None
         load = replica.begin_load(time.time())
@@ -433,7 +440,8 @@ class Upkeep(Generic[K, V]):
                 self.missing = self.missing or "too much was written during the load"
             elif siblings is not None:
                 siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
-            error = None
+            error, self._comparing = None, None
+            self._stats.repairs += missing is not None and self.missing is None
             self.source_answered()
             self._note_age()
         except DollopError as failure:
@@ -444,9 +452,10 @@ class Upkeep(Generic[K, V]):
                 self.missing = self.missing or missing
                 self._tell = self._tell or tell
             replica.end_load(load)
-            self._comparing = False
+            self._comparing = None
             if not replica.cold:
                 self._set_phase(Phase.READY)
+            self.on_change()
             for waiter in asked:
                 if waiter.done():
                     continue
@@ -504,20 +513,18 @@ class Upkeep(Generic[K, V]):
 
     def source_answered(self) -> None:
         """The source works."""
-        if self.failure is not None:
-            logger.info("%s: the source answers again", self.name)
         self.failure = None
         if self.alive_since is None:
             self.alive_since = time.time()
+            self.on_change()
         self._backoff.succeeded()
         self._not_before = 0.0
 
     def source_failed(self, error: DollopError) -> None:
-        """The source does not work; said once in the log, however often it is tried."""
-        if self.failure is None:
-            logger.warning("%s", error)
+        """The source does not work."""
         self.failure = error
         self.alive_since = None
+        self.on_change()
         if self.may_try:  # many calls that fail at once are one failure
             self._not_before = time.monotonic() + self._backoff.failed(random.random())
 

@@ -124,6 +124,11 @@ class _MemoryLink:
             if link.namespace == self.namespace:
                 link.inbox.put(message)
 
+    @property
+    def waiting(self) -> int:
+        """See `imperfect_dollop.broker.Link.waiting`."""
+        return self.inbox.waiting
+
     def deliveries(self) -> AsyncGenerator[Delivery, None]:
         return self.inbox.deliveries()
 

@@ -17,6 +17,10 @@ PROPAGATION_BOUNDS: Final = (
 """Seconds: from below what a broker on the same host takes to above what a node is away for unnoticed."""
 
 
+REASONS: Final = ("schema", "clock", "numbers", "key", "malformed")
+"""Why events are rejected: of another shape; too far in the future; with numbers, or a key, that cannot be; else."""
+
+
 @dataclasses.dataclass(slots=True)
 class Histogram:
     """How many observations there were up to each of the `bounds`, and in all."""
@@ -53,7 +57,7 @@ class Counts:
         self.duplicates: int = 0
         self.doubts: int = 0
         self.gaps: int = 0
-        self.rejections: Counter[str] = Counter()  # by reason
+        self.rejections: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self.propagation: Histogram = Histogram(PROPAGATION_BOUNDS)
 
     @property

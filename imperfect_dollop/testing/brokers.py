@@ -25,7 +25,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from typing import Any, ClassVar, Final, TypeVar
 
 import pytest
@@ -174,6 +174,19 @@ class BrokerContract:
             await link.publish(b"published before anybody has begun to read")
             async with Tap(link, self.patience) as tap:
                 await tap.until_message(b"published before anybody has begun to read")
+
+    async def test_what_waits_for_a_reader_is_counted(self, broker: Broker, namespace: str) -> None:
+        async with broker.connect(namespace, "reader") as link, asyncio.timeout(self.patience):
+            for number in range(10):
+                await link.publish(b"%d" % number)
+            left = 10
+            async with aclosing(link.deliveries()) as deliveries:
+                async for delivery in deliveries:
+                    left -= isinstance(delivery, Message)
+                    assert 0 <= link.waiting <= left
+                    if not left:
+                        break
+            assert link.waiting == 0
 
     @pytest.mark.parametrize("size", [1, 100, 64 << 10, 1 << 20])
     async def test_payloads_arrive_to_the_byte(

@@ -146,6 +146,10 @@ class DoomedLink:
     def position(self) -> str | None:
         return self._link.position
 
+    @property
+    def waiting(self) -> int:
+        return self._link.waiting
+
     async def publish(self, payload: bytes) -> None:
         await self._link.publish(payload)
 

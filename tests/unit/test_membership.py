@@ -705,6 +705,7 @@ class AnsweringLink:
     """Echoes; while it holds, it takes messages only when it is told to."""
 
     position: str | None = None
+    waiting: int = 0
 
     def __init__(self) -> None:
         self.holds = False

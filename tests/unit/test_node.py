@@ -93,6 +93,7 @@ class LossyLink:
         self._link = link
         self._node = node
         self.position = broker.position
+        self.waiting = 0
         self.send_transfer = link.send_transfer
         self.receive_transfer = link.receive_transfer
 

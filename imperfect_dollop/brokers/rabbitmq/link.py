@@ -95,6 +95,11 @@ class RabbitMQLink:
             with self._server.suppressed():  # of a link that is lost, nobody waits for it
                 await message.channel.basic_ack(message.delivery_tag, multiple=True, wait=False)
 
+    @property
+    def waiting(self) -> int:
+        """See `imperfect_dollop.broker.Link.waiting`."""
+        return self.inbox.waiting
+
     async def publish(self, payload: bytes) -> None:
         """See `imperfect_dollop.broker.Link.publish`."""
         async with self._turn or contextlib.nullcontext():

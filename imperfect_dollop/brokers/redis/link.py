@@ -68,6 +68,7 @@ class RedisLink:
         self._lost: str | None = None
         self._ended = False
         self._count = 1  # of messages to ask for
+        self.waiting: int = 0  # entries that were read and are still to be handed on
         self._place = ""  # the id of the last entry that was read
         self._proof = ""  # and what tells it from another entry of that id
 
@@ -192,9 +193,11 @@ class RedisLink:
             wait = BLOCK
             if gap is not None:
                 yield gap
+            self.waiting = len(found)
             for place, field, value in found:
                 if self._ended:
                     return
+                self.waiting -= 1
                 self._at(place, value)
                 if field != MARK:
                     yield Message(value)

@@ -1,0 +1,1 @@
+"""A node's figures for monitoring systems: `imperfect_dollop.metrics.prometheus`."""

@@ -1,0 +1,345 @@
+"""What is measured of a node and its repositories: names, meanings, and where each value is read.
+
+Nothing is counted here. The library counts in plain numbers as it works, and they are read when somebody asks. Names
+follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/). Labels are few and bounded: a
+repository's name, never a key.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from .. import __version__
+from ..node import Node
+from ..repository import Repository
+from ..stats import Histogram, NodeStats, State, Stats
+
+__all__ = ["FAMILIES", "Family", "Labels", "Value"]
+
+Labels: TypeAlias = dict[str, str]
+Value: TypeAlias = float | Histogram
+Read: TypeAlias = Callable[[Node], Iterable[tuple[Labels, Value]]]
+
+
+class Family(NamedTuple):
+    """One metric, with a sample for each repository, or for each node."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    doc: str
+    read: Read
+    """The labels and the value of each sample of a node, without the namespace, which all have."""
+
+
+def _of_each(read: Callable[[Repository[Any, Any]], Value]) -> Read:
+    """One sample for each repository."""
+
+    def samples(node: Node) -> Iterator[tuple[Labels, Value]]:
+        for repository in node.repositories:
+            yield {"repository": repository.name}, read(repository)
+
+    return samples
+
+
+def _of_stats(*, label: str = "", **reads: Callable[[Stats], float]) -> Read:
+    """A sample of a repository's counters for each of `reads`, whose names are the values of `label`."""
+
+    def samples(node: Node) -> Iterator[tuple[Labels, Value]]:
+        for repository in node.repositories:
+            stats = repository.stats
+            for value, read in reads.items():
+                labels = {"repository": repository.name}
+                yield ({**labels, label: value} if label else labels), read(stats)
+
+    return samples
+
+
+def _of_node(read: Callable[[NodeStats], float]) -> Read:
+    """One sample."""
+    return lambda node: [({}, read(node.stats))]
+
+
+def _states(state: State) -> Iterator[tuple[Labels, Value]]:
+    """A sample for every state, of which one is 1: a change is seen as such, and states can be counted."""
+    for each in State:
+        yield {"state": str(each)}, float(each is state)
+
+
+def _repository_states(node: Node) -> Iterator[tuple[Labels, Value]]:
+    for repository in node.repositories:
+        for labels, value in _states(repository.state):
+            yield {"repository": repository.name, **labels}, value
+
+
+def _rejected_events(node: Node) -> Iterator[tuple[Labels, Value]]:
+    for repository in node.repositories:
+        for reason, count in repository.stats.rejections.items():
+            yield {"repository": repository.name, "reason": reason}, count
+
+
+def _unsent(node: Node) -> Iterator[tuple[Labels, Value]]:
+    for name, count in node.stats.unsent.items():
+        yield {"repository": name}, count
+
+
+def _node_info(node: Node) -> Iterator[tuple[Labels, Value]]:
+    yield {"node": node.name, "version": __version__}, 1.0
+
+
+def _node_states(node: Node) -> Iterator[tuple[Labels, Value]]:
+    return _states(node.state)
+
+
+def _rejected_messages(node: Node) -> Iterator[tuple[Labels, Value]]:
+    for reason, count in node.stats.rejections.items():
+        yield {"reason": reason}, count
+
+
+def _data_age(repository: Repository[Any, Any]) -> float:
+    age = repository.info().data_age
+    return math.nan if age is None else age
+
+
+def _source_age(repository: Repository[Any, Any]) -> float:
+    since = repository.info().source_alive_since
+    return math.nan if since is None else max(0.0, time.time() - since)
+
+
+FAMILIES: Final = (
+    # -- a repository: what it holds and how fresh that is
+    Family(
+        "dollop_entities",
+        "gauge",
+        "Rows in memory.",
+        _of_each(lambda repository: repository.info().entities),
+    ),
+    Family(
+        "dollop_data_age_seconds",
+        "gauge",
+        "Since the last complete read of the source began, on whichever node. NaN before there was one.",
+        _of_each(_data_age),
+    ),
+    Family(
+        "dollop_source_connection_age_seconds",
+        "gauge",
+        "For which every read of the source by this node has succeeded. NaN while it fails or was not read.",
+        _of_each(_source_age),
+    ),
+    Family(
+        "dollop_repository_state",
+        "gauge",
+        "1 for the state that the repository is in, 0 for the others.",
+        _repository_states,
+    ),
+    # -- reads
+    Family(
+        "dollop_hits_total",
+        "counter",
+        "Reads answered from memory.",
+        _of_stats(hits=lambda stats: stats.hits),
+    ),
+    Family(
+        "dollop_misses_total",
+        "counter",
+        "Reads of a key that was not in memory.",
+        _of_stats(misses=lambda stats: stats.misses),
+    ),
+    Family(
+        "dollop_stale_served_total",
+        "counter",
+        "Hits on data older than its ttl.",
+        _of_stats(stale=lambda stats: stats.stale_served),
+    ),
+    Family(
+        "dollop_evictions_total",
+        "counter",
+        "Rows dropped to stay within max_entries.",
+        _of_stats(evictions=lambda stats: stats.evictions),
+    ),
+    # -- the source
+    Family(
+        "dollop_loads_total",
+        "counter",
+        "Reads of the source that were begun: of keys, or of all rows.",
+        _of_stats(label="kind", keys=lambda stats: stats.loads, all=lambda stats: stats.full_loads),
+    ),
+    Family(
+        "dollop_load_seconds_total",
+        "counter",
+        "Spent in reads of the source.",
+        _of_stats(
+            label="kind",
+            keys=lambda stats: stats.load_seconds,
+            all=lambda stats: stats.full_load_seconds,
+        ),
+    ),
+    Family(
+        "dollop_load_failures_total",
+        "counter",
+        "Reads of the source that failed.",
+        _of_stats(failures=lambda stats: stats.load_failures),
+    ),
+    Family(
+        "dollop_writes_total",
+        "counter",
+        "Creates, updates and deletes that the source has committed.",
+        _of_stats(writes=lambda stats: stats.writes),
+    ),
+    Family(
+        "dollop_conflicts_total",
+        "counter",
+        "Writes that the source refused because of another version or a constraint.",
+        _of_stats(conflicts=lambda stats: stats.conflicts),
+    ),
+    # -- events
+    Family(
+        "dollop_events_sent_total",
+        "counter",
+        "Events that the broker has taken.",
+        _of_stats(sent=lambda stats: stats.events_sent),
+    ),
+    Family(
+        "dollop_events_received_total",
+        "counter",
+        "Events of siblings.",
+        _of_stats(received=lambda stats: stats.events_received),
+    ),
+    Family(
+        "dollop_events_applied_total",
+        "counter",
+        "Events that changed what is held.",
+        _of_stats(applied=lambda stats: stats.applied),
+    ),
+    Family(
+        "dollop_events_ignored_total",
+        "counter",
+        "Events that changed nothing: held already, in doubt, or of a row not held here.",
+        _of_stats(ignored=lambda stats: stats.ignored),
+    ),
+    Family(
+        "dollop_events_duplicate_total",
+        "counter",
+        "Events that had been taken in before.",
+        _of_stats(duplicates=lambda stats: stats.duplicates),
+    ),
+    Family(
+        "dollop_events_rejected_total",
+        "counter",
+        "Events that could not be read or believed, by reason.",
+        _rejected_events,
+    ),
+    Family(
+        "dollop_propagation_seconds",
+        "histogram",
+        "From a sibling's commit until the event was applied here, by both hosts' clocks.",
+        _of_each(lambda repository: repository.stats.propagation),
+    ),
+    Family(
+        "dollop_outbox_events",
+        "gauge",
+        "Events that wait for the broker.",
+        _unsent,
+    ),
+    # -- loss and repair
+    Family(
+        "dollop_doubts_total",
+        "counter",
+        "Keys that had to be read again because what is right was in doubt.",
+        _of_stats(doubts=lambda stats: stats.doubts),
+    ),
+    Family(
+        "dollop_gaps_total",
+        "counter",
+        "Times that something was noticed to be missing.",
+        _of_stats(gaps=lambda stats: stats.gaps),
+    ),
+    Family(
+        "dollop_repairs_total",
+        "counter",
+        "Times that everything was compared with the source because something was missing.",
+        _of_stats(repairs=lambda stats: stats.repairs),
+    ),
+    Family(
+        "dollop_snapshots_total",
+        "counter",
+        "Copies of the whole set, taken from siblings and given to them.",
+        _of_stats(
+            label="direction",
+            taken=lambda stats: stats.snapshots,
+            given=lambda stats: stats.snapshots_given,
+        ),
+    ),
+    Family(
+        "dollop_snapshot_seconds_total",
+        "counter",
+        "Spent in taking and giving copies, those that came to nothing included.",
+        _of_stats(
+            label="direction",
+            taken=lambda stats: stats.snapshot_seconds,
+            given=lambda stats: stats.snapshot_seconds_given,
+        ),
+    ),
+    Family(
+        "dollop_snapshot_bytes_total",
+        "counter",
+        "Received and sent for copies, those that came to nothing included.",
+        _of_stats(
+            label="direction",
+            taken=lambda stats: stats.snapshot_bytes,
+            given=lambda stats: stats.snapshot_bytes_given,
+        ),
+    ),
+    # -- the node
+    Family(
+        "dollop_node_info",
+        "gauge",
+        "Always 1: the node's name, and the version of this library.",
+        _node_info,
+    ),
+    Family(
+        "dollop_node_state",
+        "gauge",
+        "1 for the worst state of its repositories, 0 for the others.",
+        _node_states,
+    ),
+    Family(
+        "dollop_members",
+        "gauge",
+        "Live nodes of the namespace, this one included.",
+        _of_node(lambda stats: stats.members),
+    ),
+    Family(
+        "dollop_broker_up",
+        "gauge",
+        "Whether there is a connection to the broker.",
+        _of_node(lambda stats: stats.broker_up),
+    ),
+    Family(
+        "dollop_broker_connections_total",
+        "counter",
+        "Connections to the broker that were made.",
+        _of_node(lambda stats: stats.connections),
+    ),
+    Family(
+        "dollop_inbox_messages",
+        "gauge",
+        "Messages that have arrived and are still to be taken in.",
+        _of_node(lambda stats: stats.inbox),
+    ),
+    Family(
+        "dollop_messages_rejected_total",
+        "counter",
+        "Messages from the broker that were none, by reason.",
+        _rejected_messages,
+    ),
+    Family(
+        "dollop_crashes_total",
+        "counter",
+        "Background tasks that ended in an error that nobody had foreseen.",
+        _of_node(lambda stats: stats.crashes),
+    ),
+)
+"""All metrics, each once."""
