@@ -21,10 +21,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
+
+import httpx
 
 from .ports import LOOPBACK, Port
-from .presence import absent, rabbitmq_answers, redis_answers
+from .presence import TRIAL, absent, rabbitmq_answers, redis_answers
 
 PATIENCE: Final = 45.0
 """Seconds for a server to come up; RabbitMQ takes five on a machine that does nothing else."""
@@ -315,3 +317,39 @@ class RabbitMQServer(Server):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-sname {node}",
             "ERL_CRASH_DUMP_SECONDS": "0",
         }
+
+
+class PrometheusServer(Server):
+    """A Prometheus that scrapes `targets`, as in ``127.0.0.1:8000``, five times a second."""
+
+    program = "prometheus"
+
+    def __init__(self, *targets: str) -> None:
+        super().__init__()
+        self.targets = targets
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def tls_url(self) -> str:
+        raise NotImplementedError("it is not started with certificates")
+
+    async def ask(self, path: str, **parameters: str) -> Any:
+        """The data that its HTTP API answers with."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=TRIAL) as client:
+            answer = await client.get(f"/api/v1/{path}", params=parameters)
+            return answer.raise_for_status().json()["data"]
+
+    async def _answers(self) -> None:
+        await self.ask("status/buildinfo")
+
+    def _command(self, path: str, data: Path) -> list[str]:
+        config = data / "prometheus.yml"
+        scrape = {"job_name": "dollop", "static_configs": [{"targets": list(self.targets)}]}
+        every = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
+        # JSON is YAML.
+        config.write_text(json.dumps({"global": every, "scrape_configs": [scrape]}))
+        listen = f"--web.listen-address={self.host}:{self.port}"
+        return [path, f"--config.file={config}", f"--storage.tsdb.path={data / 'tsdb'}", listen]
