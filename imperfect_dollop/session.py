@@ -170,8 +170,8 @@ class Session(Generic[K, V]):
     def start(self) -> None:
         """Begin the background work."""
         self.note_state()
-        self._supervisor.keep(self.upkeep.run, name=f"upkeep of {self.name}")
-        self._supervisor.keep(self._sweep, name=f"sweeping of {self.name}")
+        self._supervisor.keep(self.upkeep.run, name=f"upkeep of {self.label}")
+        self._supervisor.keep(self._sweep, name=f"sweeping of {self.label}")
 
     async def started(self) -> None:
         """Wait until there is data, or the first attempt to get it has failed."""
@@ -262,12 +262,12 @@ class Session(Generic[K, V]):
         state = self.state
         if state is State.LOADING and "source" in causes:
             state = State.COLD  # one more attempt is no news
+        if state in (State.LOADING, State.CLOSED):
+            causes = {}
         said = (state, frozenset(causes))
         before, self._said = self._said, said
         if said == before:
             return
-        if state in (State.LOADING, State.CLOSED):
-            causes = {}
         cause = "; ".join(f"{kind}: {cause}" for kind, cause in causes.items())
         if state is State.READY:
             opened = f"filled by {self.upkeep.filled_by}" if self.options.preload else "opened"
