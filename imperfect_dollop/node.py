@@ -8,13 +8,14 @@ import os
 import secrets
 import socket
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias, get_args
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, get_args
 
 import anyio
 
 from .broker import Broker
 from .brokers import check_url, from_url
 from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, NotReadyError
+from .lookup import repository_of
 from .membership import Membership
 from .replica.messages import MAX_REPOSITORIES
 from .repository import DRAIN_SECONDS, Repository
@@ -23,6 +24,8 @@ from .stats import NodeStats, State
 from .supervisor import Supervisor
 
 __all__ = ["Node", "Startup"]
+
+V = TypeVar("V")
 
 logger: Final = logging.getLogger(__name__)
 
@@ -252,6 +255,13 @@ class Node:
         self._supervisor = None
 
     # -- what an application asks ----------------------------------------------------------------
+
+    def repository(self, entity: type[V], name: str | None = None) -> Repository[Any, V]:
+        """The repository of this class, and of this name where there are several. Open or not.
+
+        Raises `ConfigurationError` if there is none, or if there are several and none was named.
+        """
+        return repository_of(self.repositories, entity, name)
 
     async def wait_ready(self) -> None:
         """Wait until every preloading repository is filled, however many attempts that takes.

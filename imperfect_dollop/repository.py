@@ -112,6 +112,7 @@ class Repository(Generic[K, V]):
         copy: bool = False,
     ) -> None:
         self._rows: EntityCodec[V] = EntityCodec(entity)
+        self.entity: type[V] = entity
         self.name: str = entity.__name__ if name is None else name
         if not isinstance(self.name, str) or not 0 < len(self.name) <= 256:
             raise ConfigurationError(f"name={name!r}: a name has 1 to 256 characters")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -31,6 +31,7 @@ async def reads() -> None:
     assert_type(students, Repository[int, Student])
     async with Node("memory://", students) as node:
         assert_type(node, Node)
+        assert_type(node.repository(Student), Repository[Any, Student])
         assert_type(await students.get(1), Student | None)
         assert_type(await students.get_many([1]), dict[int, Student])
         assert_type(await students.get_all(), Sequence[Student])
