@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from imperfect_dollop import BrokerUnavailableError, ConfigurationError, Node, Repository
+from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.web.fastapi import current_node, health, lifespan, repository
 
 from .asgi import StartFailedError, served
@@ -150,17 +151,6 @@ async def test_around_the_node() -> None:
     assert seen == ["closed", "closed"]
 
 
-async def test_in_a_router_that_is_included() -> None:
-    node = node_with()
-    inner = APIRouter(lifespan=lifespan(node))
-    inner.include_router(router)
-    app = FastAPI()
-    app.include_router(inner)
-    async with served(app) as running:
-        assert await running.get("/students/1") == "Ada"
-    assert state_of(node) == "closed"
-
-
 async def test_a_starlette_application() -> None:
     node = node_with()
 
@@ -177,14 +167,18 @@ async def test_a_starlette_application() -> None:
 
 
 async def test_a_node_that_cannot_start() -> None:
-    def refused() -> Node:
-        return Node("redis://127.0.0.1:1", repository_of(SchoolSource(ADA)), startup="raise")
-
-    with pytest.raises(StartFailedError, match="no broker") as failed:
-        async with served(create_app(lifespan(refused()))):
-            pass
+    broker = MemoryBroker()
+    node = Node(broker, repository_of(SchoolSource(ADA)), startup="raise")
+    app = create_app(lifespan(node))
+    with broker.outage("no power"):
+        with pytest.raises(StartFailedError, match=r"no broker: .*no power") as failed:
+            async with served(app):
+                pass
     assert isinstance(failed.value.__cause__, BrokerUnavailableError)
+    assert state_of(node) == "closed"
     assert not others()
+    async with served(app) as running:
+        assert await running.get("/students/1") == "Ada"
 
 
 async def test_the_node_is_closed_when_the_applications_own_start_fails() -> None:
