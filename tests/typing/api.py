@@ -1,13 +1,19 @@
 """What type checkers must make of the public surface: checked by mypy and pyright, never run."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, assert_type
 
+from aiohttp.web import Application, Request
+from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 
 from imperfect_dollop import FunctionSource, Info, Node, Repository, State, Stats
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
+from imperfect_dollop.web import aiohttp, fastapi
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +63,24 @@ async def composite() -> None:
 def bound(engine: AsyncEngine, row: type[object]) -> None:
     students: Repository[int, Student] = Repository(Student, source=SQLAlchemySource(engine, row))
     assert_type(students.peek(1), Student | None)
+
+
+@asynccontextmanager
+async def own(app: FastAPI) -> AsyncIterator[dict[str, int]]:
+    yield {"answer": 42}
+
+
+async def in_fastapi(one: Node, two: Node, connection: HTTPConnection) -> None:
+    FastAPI(lifespan=fastapi.lifespan(one))
+    FastAPI(lifespan=fastapi.lifespan(one, own))
+    FastAPI(lifespan=fastapi.lifespan(one, fastapi.lifespan(two, own)))
+    Starlette(lifespan=fastapi.lifespan(one, fastapi.lifespan(two)))
+    assert_type(await fastapi.repository(Student)(connection), Repository[Any, Student])
+    assert_type(await fastapi.current_node(connection), Node)
+
+
+def in_aiohttp(node: Node, app: Application, request: Request) -> None:
+    app.cleanup_ctx.append(aiohttp.cleanup_ctx(node))
+    app.add_routes(aiohttp.health(node))
+    assert_type(app[aiohttp.NODE], Node)
+    assert_type(aiohttp.repository(request, Student), Repository[Any, Student])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
 import json
 from typing import Any
 
@@ -9,7 +12,7 @@ from imperfect_dollop import Node, Repository
 from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.web.health import live, ready
 
-from .school import SchoolSource, Student, eventually, member, repository
+from .school import SchoolSource, Student, eventually, member, repository, soon
 
 ADA = Student(1, "Ada", version=1)
 SECRET = "connection refused by ada:secret@school.internal"
@@ -110,6 +113,23 @@ async def test_the_broker_informs_and_does_not_decide() -> None:
             assert body["repositories"]["Student"] == {"state": "degraded", "missing": ["broker"]}
             assert "secret" not in str(body)
         await eventually(lambda: ready(one.node)[1]["broker"] == "up")
+
+
+async def test_not_ready_while_the_node_is_left() -> None:
+    source = SchoolSource(ADA)
+    repo = repository(source)
+    node = node_of(repo)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(node)
+        gate = source.hold("update")
+        write = asyncio.create_task(repo.update(dataclasses.replace(ADA, name="Augusta")))
+        await eventually(lambda: gate.entered)
+        leaving = asyncio.create_task(stack.aclose())
+        await eventually(lambda: ready(node)[0] == 503)
+        assert not leaving.done()  # it carries the write through
+        gate.open()
+        await soon(leaving)
+        assert (await soon(write)).name == "Augusta"
 
 
 async def test_alive_whatever_the_state() -> None:
