@@ -43,6 +43,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[SERVICES].close()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured, for people: each says it with `record_property`."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {name}: {figure}"
+        for report in reports
+        if report.when == "call"
+        for name, figure in report.user_properties
+    ]
+    if lines:
+        terminalreporter.section("measured, and judged by nobody")
+    for line in lines:
+        terminalreporter.line(line)
+
+
 @pytest.fixture
 def postgres_url(pytestconfig: pytest.Config) -> str:
     return pytestconfig.stash[SERVICES].url(POSTGRES)
