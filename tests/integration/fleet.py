@@ -164,12 +164,10 @@ class Fleet:
 
         await eventually(shown, "all systems show what was written")
 
-    def count(self, name: str) -> int:
-        """A figure of `Stats`, over all systems that there ever were."""
-        total: int = sum(
-            getattr(system.students.stats, name) for system in (*self.gone, *self.systems)
-        )
-        return total
+    def counted(self, *names: str) -> dict[str, int]:
+        """Figures of `Stats`, each summed over all systems that there ever were."""
+        stats = [system.students.stats for system in (*self.gone, *self.systems)]
+        return {name: sum(getattr(each, name) for each in stats) for name in names}
 
     # -- how it went -----------------------------------------------------------------------------
 
@@ -183,11 +181,13 @@ class Fleet:
         table = await self.database.rows()
         differing = {system.name: system.differs(table) for system in self.systems}
         assert not any(differing.values()), differing
-        assert self.count("gaps") == self.count("rejected") == 0
-        assert sum(node.status()["crashes"] for node in nodes) == 0
+        crashes = [node.status()["crashes"] for node in nodes]
+        assert not any(crashes), crashes
         # The first to start has read the table, everybody else has copied a sibling, then or later.
-        assert self.count("full_loads") == 1
-        assert self.count("snapshots") == len(self.systems) + len(self.gone) - 1
+        copies = len(self.systems) + len(self.gone) - 1
+        wanted = {"full_loads": 1, "snapshots": copies, "gaps": 0, "rejected": 0}
+        counted = self.counted(*wanted)
+        assert counted == wanted, counted
 
     def report(self, record: Callable[[str, object], None]) -> None:
         """Record how long the writes of a test took to all ten, none of which had to be repaired.
@@ -195,10 +195,11 @@ class Fleet:
         Of writes at the same time it is also how long they queue up for the one thread of all systems; a benchmark
         measures what is between two processes. A write that all show before its caller has a turn took 0.
         """
-        events = len(self.returned) * (SYSTEMS - 1)
-        assert self.count("writes") == self.count("events_sent") == len(self.returned)
-        assert self.count("applied") == events
-        assert self.count("doubts") == self.count("loads") == 0
+        writes, others = len(self.returned), SYSTEMS - 1
+        wanted = {"writes": writes, "events_sent": writes, "applied": writes * others}
+        wanted |= {"doubts": 0, "loads": 0}
+        counted = self.counted(*wanted)
+        assert counted == wanted, counted
         from_return: list[float] = []
         from_commit: list[float] = []
         for write, returned in self.returned.items():
@@ -207,7 +208,7 @@ class Fleet:
                 for system in self.systems
                 if write in system.students.shown
             ]
-            assert len(moments) == SYSTEMS - 1
+            assert len(moments) == others, write
             last = max(each.shown for each in moments)
             from_return.append(max(0.0, last - returned))
             from_commit.append(last - moments[0].committed)
