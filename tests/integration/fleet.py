@@ -97,6 +97,10 @@ class System:
         await self.node.__aexit__(None, None, None)
         await self.engine.dispose()
 
+    def shows(self, rows: Iterable[Write]) -> bool:
+        """Whether these rows are as they were written."""
+        return all(self.students.peek(key) == row for key, row in rows)
+
     def differs(self, wanted: Mapping[int, Student]) -> list[int]:
         """The keys in which it does not hold just these rows."""
         return sorted({key for key, _ in self.students.items() ^ wanted.items()})
@@ -154,15 +158,10 @@ class Fleet:
 
     async def seen(self) -> None:
         """Wait until every system shows what was written."""
-
-        def shown() -> bool:
-            return all(
-                system.students.peek(key) == row
-                for key, row in self.written.items()
-                for system in self.systems
-            )
-
-        await eventually(shown, "all systems show what was written")
+        written = self.written.items()
+        await until(lambda: all(system.shows(written) for system in self.systems), PATIENCE)
+        hidden = [system.name for system in self.systems if not system.shows(written)]
+        assert not hidden, f"not all that was written is on {hidden} after {PATIENCE:g} s"
 
     def counted(self, *names: str) -> dict[str, int]:
         """Figures of `Stats`, each summed over all systems that there ever were."""
