@@ -1,0 +1,223 @@
+"""The best broker that there is, and how it is taken away and brought back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from imperfect_dollop import BrokerUnavailableError, ConfigurationError, Node
+
+from .processes import LOOPBACK
+from .relay import Relay
+from .servers import PrivateServer, RabbitMQ, Redis
+
+__all__ = ["KINDS", "Broker", "NotFoundError", "broker_of", "opens"]
+
+PATIENCE: Final = 45.0
+"""Seconds for a server of our own to answer; RabbitMQ takes five on a machine that does nothing else."""
+
+PAUSE: Final = 0.05
+
+CONNECT_SECONDS: Final = 5.0
+
+KINDS: Final[dict[str, type[PrivateServer]]] = {"redis": Redis, "rabbitmq": RabbitMQ}
+"""Best first."""
+
+USUAL: Final = {
+    "redis": f"redis://{LOOPBACK}:6379",
+    "rabbitmq": f"amqp://guest:guest@{LOOPBACK}:5672",
+}
+
+USUAL_PORTS: Final = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
+
+
+class NotFoundError(LookupError):
+    """There is no broker, or no database. The message says what to do."""
+
+
+class Broker(Protocol):
+    """What the instances are joined by."""
+
+    url: str
+    """For the instances."""
+    shown: str
+    """What it is and why it was taken, without a password."""
+    fault: str
+    """What `take_away` does."""
+
+    async def take_away(self) -> None:
+        """From now on nobody can reach it."""
+        ...
+
+    async def bring_back(self) -> None:
+        """It can be reached again, or will be in a moment."""
+        ...
+
+
+class _Private:
+    def __init__(self, server: PrivateServer) -> None:
+        self._server = server
+        self.url = server.url
+        self.shown = f"{server.program} on port {server.port.number}, private to this run"
+        self.fault = f"{server.program} is killed with SIGKILL, and later started again, empty, on the same port"
+
+    async def take_away(self) -> None:
+        await self._server.process.kill()
+
+    async def bring_back(self) -> None:
+        await self._server.start()
+
+
+class _Relayed:
+    def __init__(self, relay: Relay, url: str, shown: str) -> None:
+        self._relay = relay
+        self.url = url
+        self.shown = f"{shown}; reached through a relay of this run"
+        self.fault = "the broker is not ours to kill: the relay of this run that leads to it is cut, and refuses"
+
+    async def take_away(self) -> None:
+        self._relay.cut()
+
+    async def bring_back(self) -> None:
+        await self._relay.restore()
+
+
+@contextlib.asynccontextmanager
+async def broker_of(given: str | None, folder: Path, *, check: bool) -> AsyncIterator[Broker]:
+    """The broker that is asked for by its URL or kind, else the best one; there until the block is left.
+
+    `check`: it is going to be taken away. Raises `NotFoundError`.
+    """
+    url = given if given and "://" in given else None
+    if given and url is None and given not in KINDS:
+        raise NotFoundError(f"--broker takes a URL or one of {', '.join(KINDS)}, not {given!r}")
+    kinds = [given] if given and url is None else list(KINDS)
+    program = next((kind for kind in kinds if KINDS[kind].path()), None)
+    if url is None and program is not None:
+        async with _private(KINDS[program](folder)) as broker:
+            yield broker
+        return
+    if url is not None:
+        shown = f"{_masked(url)}, as given"
+        await _prove(url)
+    else:
+        url = await _usual(kinds)
+        shown = f"{_masked(url)}, which listens on its usual port, as there is no {_programs(kinds)} to start"
+    async with (
+        _relayed(url, shown) if check else contextlib.nullcontext(_Given(url, shown)) as broker
+    ):
+        yield broker
+
+
+class _Given:
+    def __init__(self, url: str, shown: str) -> None:
+        self.url, self.shown, self.fault = url, shown, "nothing"
+
+    async def take_away(self) -> None:
+        raise AssertionError("only a relay can be cut")
+
+    async def bring_back(self) -> None:
+        raise AssertionError("only a relay can be restored")
+
+
+@contextlib.asynccontextmanager
+async def _private(server: PrivateServer) -> AsyncIterator[Broker]:
+    try:
+        await server.start()
+        await _answering(server)
+        yield _Private(server)
+    finally:
+        await server.stop()
+
+
+async def _answering(server: PrivateServer) -> None:
+    """Wait until it lets a node in."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PATIENCE
+    while not (await opens(server.port.number) and await _refusal(server.url) is None):
+        if not server.process.running:
+            raise server.process.failed("has ended")
+        if loop.time() > until:
+            raise server.process.failed(f"has not answered for {PATIENCE:g} s")
+        await asyncio.sleep(PAUSE)
+
+
+@contextlib.asynccontextmanager
+async def _relayed(url: str, shown: str) -> AsyncIterator[Broker]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "amqp"):
+        raise NotFoundError(
+            f"--check cuts a broker that it was given by a relay on {LOOPBACK}, which TLS and memory:// do not allow;"
+            f" {parts.scheme}:// can be used without --check"
+        )
+    relay = Relay(parts.hostname or "localhost", parts.port or USUAL_PORTS[parts.scheme])
+    try:
+        await relay.restore()
+        user, at, _ = parts.netloc.rpartition("@")
+        yield _Relayed(
+            relay, urlunsplit(parts._replace(netloc=f"{user}{at}{LOOPBACK}:{relay.port}")), shown
+        )
+    finally:
+        relay.close()
+
+
+async def _usual(kinds: list[str]) -> str:
+    refusals: list[str] = []
+    for kind in kinds:
+        url = USUAL[kind]
+        if not await opens(USUAL_PORTS[urlsplit(url).scheme]):
+            refusals.append(f"nothing listens at {_masked(url)}")
+        elif (refusal := await _refusal(url)) is None:
+            return url
+        else:
+            refusals.append(f"{_masked(url)} lets nobody in ({refusal})")
+    raise NotFoundError(
+        f"no broker: there is no {_programs(kinds)} on this machine, and {', '.join(refusals)}."
+        f" Install one (apt install {KINDS[kinds[0]].program}, brew install {kinds[0]}), or name one"
+        " with --broker URL"
+    )
+
+
+async def _prove(url: str) -> None:
+    try:
+        refusal = await _refusal(url)
+    except ConfigurationError as error:
+        raise NotFoundError(f"--broker: {error}") from error
+    if refusal is not None:
+        raise NotFoundError(f"no broker at {_masked(url)}: {refusal}")
+
+
+async def _refusal(url: str) -> str | None:
+    """Why no node can connect, or None if one can."""
+    logging.getLogger("imperfect_dollop").addHandler(logging.NullHandler())  # it is told here
+    try:
+        async with Node(url, startup="raise", namespace=f"probe-{secrets.token_hex(4)}"):
+            return None
+    except BrokerUnavailableError as error:
+        return str(error.__cause__ or error)
+
+
+async def opens(port: int) -> bool:
+    """Whether somebody listens on this port of this machine."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:  # a timeout is one
+        return False
+    writer.transport.abort()
+    return True
+
+
+def _programs(kinds: list[str]) -> str:
+    return " or ".join(KINDS[kind].program for kind in kinds)
+
+
+def _masked(url: str) -> str:
+    parts: SplitResult = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
