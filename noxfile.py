@@ -9,6 +9,8 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s tests-3.13                      # with another Python; see nox --list
     python3 -m nox -s integration                     # PostgreSQL, MariaDB, Redis, RabbitMQ
     python3 -m nox -s demo -- --broker redis://127.0.0.1  # the demo, with a broker of choice
+    python3 -m nox -s sample                          # five instances of examples/students, to use
+    python3 -m nox -s sample -- --check               # the same, with everything taken away in turn
     python3 -m nox -s bench -- propagation            # a benchmark, see benchmarks/README.md
 
 With ``-r`` environments are kept and used again, which is quicker and may be out of date.
@@ -46,13 +48,43 @@ DRIVERS = {"postgresql": "asyncpg", "postgres": "asyncpg", "mysql": "asyncmy", "
 DEMO_URLS = {"--broker": "DOLLOP_DEMO_BROKER", "--database": "DOLLOP_DEMO_DATABASE"}
 """The variables in which the demo looks for its URLs, too."""
 
+SAMPLE_URLS = {"--broker": "STUDENTS_BROKER", "--database": "STUDENTS_DATABASE"}
+"""The same for the five instances. What is no URL names a kind, like rabbitmq."""
+
 FAREWELL_SECONDS = 30
-"""For the demo to end what it has begun, after Ctrl-C."""
+"""For the demo and the five instances to end what they have begun, after Ctrl-C."""
 
 
 def group(*names: str) -> tuple[str, ...]:
     """The requirements in these dependency groups of pyproject.toml, whatever the age of pip."""
     return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+def urls_apart(session: nox.Session, variables: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The options that name a URL, as variables, and what else a session was given.
+
+    nox shows the command that it runs, and that it has failed: URLs, with their passwords, go by the environment.
+    """
+    parser = argparse.ArgumentParser(prog=f"nox -s {session.name} --", add_help=False)
+    for option, variable in variables.items():
+        parser.add_argument(
+            option, dest=variable, metavar="URL", default=os.environ.get(variable, "")
+        )
+    found, words = parser.parse_known_args(session.posargs)
+    if any("://" in word for word in words):
+        session.error(f"a URL belongs to {' or '.join(variables)}")
+    urls: dict[str, str] = vars(found)
+    return urls, words
+
+
+def scheme_of(url: str) -> str:
+    """What is before ``://`` and any ``+driver``; the whole of what is no URL."""
+    return url.partition("://")[0].partition("+")[0].lower()
+
+
+def requirements(drivers: set[str]) -> list[str]:
+    """What to install for these drivers of databases."""
+    return [need for need in group("integration") if need.startswith(tuple(drivers))]
 
 
 def run_tests(session: nox.Session) -> None:
@@ -102,25 +134,39 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def demo(session: nox.Session) -> None:
     """Show the library at work; takes the demo's arguments, and installs what their URLs need."""
-    # nox shows the command that it runs, and that it has failed: URLs, with their passwords, go by the environment.
-    parser = argparse.ArgumentParser(prog="nox -s demo --", add_help=False)
-    for option, variable in DEMO_URLS.items():
-        parser.add_argument(
-            option, dest=variable, metavar="URL", default=os.environ.get(variable, "")
-        )
-    found, words = parser.parse_known_args(session.posargs)
-    if any("://" in word for word in words):
-        session.error(f"a URL belongs to {' or '.join(DEMO_URLS)}")
-    urls: dict[str, str] = vars(found)
-    schemes = {url.partition("://")[0].partition("+")[0].lower() for url in urls.values()}
+    urls, words = urls_apart(session, DEMO_URLS)
+    schemes = {scheme_of(url) for url in urls.values()}
     extras = {"cli", *(EXTRAS[scheme] for scheme in schemes if scheme in EXTRAS)}
     drivers = {DRIVERS[scheme] for scheme in schemes if scheme in DRIVERS}
-    wanted = [need for need in group("integration") if need.startswith(tuple(drivers))]
-    session.install(f".[{','.join(sorted(extras))}]", *wanted)
+    session.install(f".[{','.join(sorted(extras))}]", *requirements(drivers))
     session.run(
         *("python", "-m", "imperfect_dollop.demo", *words),
         env=urls,
         interrupt_timeout=FAREWELL_SECONDS,  # there may be processes to end and a table to drop
+        terminate_timeout=FAREWELL_SECONDS,
+    )
+
+
+@nox.session(python=PYTHON)
+def sample(session: nox.Session) -> None:
+    """Run five instances of examples/students on the best broker and database there are; --help tells more."""
+    urls, words = urls_apart(session, SAMPLE_URLS)
+    broker, database = (scheme_of(urls[variable]) for variable in SAMPLE_URLS.values())
+    # Of what is not named, whatever is found is used, and what will be found is not known yet.
+    brokers = {EXTRAS.get(broker, broker)} & set(EXTRAS.values()) or set(EXTRAS.values())
+    drivers = (
+        set()
+        if database == "sqlite"
+        else {DRIVERS[database]}
+        if database in DRIVERS
+        else set(DRIVERS.values())
+    )
+    extras = {"fastapi", "prometheus", "sqlalchemy", *brokers}
+    session.install(f".[{','.join(sorted(extras))}]", *group("sample"), *requirements(drivers))
+    session.run(
+        *("python", "-m", "examples.students.five", *words),
+        env=urls,
+        interrupt_timeout=FAREWELL_SECONDS,
         terminate_timeout=FAREWELL_SECONDS,
     )
 

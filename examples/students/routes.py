@@ -58,6 +58,8 @@ async def create_student(
     try:
         student = await students.create(Student(new.id, new.name, new.city))
     except EntityExistsError:
+        if new.id is None:
+            raise
         return await _conflict(students, new.id, f"student {new.id} is there already")
     response.headers["Location"] = str(request.app.url_path_for("get_student", id=student.id))
     return student

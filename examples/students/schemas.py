@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from .model import MAX_ID, MAX_TEXT
 
@@ -24,7 +24,7 @@ MAX_GIVEN_ID = 1_000_000_000
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
-ADA = {"id": 1, "name": "Ada", "city": "London", "version": 0}
+ADA: dict[str, JsonValue] = {"id": 1, "name": "Ada", "city": "London", "version": 0}
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=PRINTABLE)]
 Name = Annotated[Text, Field(examples=["Ada"])]
@@ -41,7 +41,7 @@ class NewStudent(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"name": "Ada", "city": "London"}]}
     )
 
-    id: Annotated[int | None, Field(ge=1, le=MAX_GIVEN_ID)] = None
+    id: Annotated[int | None, Field(strict=True, ge=1, le=MAX_GIVEN_ID)] = None
     name: Name
     city: Town
 
@@ -56,7 +56,7 @@ class StudentChange(BaseModel):
 
     name: Name
     city: Town
-    version: Annotated[int | None, Field(ge=0, le=MAX_ID)] = None
+    version: Annotated[int | None, Field(strict=True, ge=0, le=MAX_ID)] = None
 
 
 class StudentOut(BaseModel):

@@ -6,9 +6,9 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -55,18 +55,17 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """The settings in the environment. Raises `SettingsError`."""
-        given = {
-            field.name: value
-            for field in dataclasses.fields(cls)
-            if (value := _value(f"STUDENTS_{field.name.upper()}", environment)) is not None
+        readers: dict[str, Callable[[str], Any]] = {
+            "database": async_url,
+            "table": _table,
+            "ttl": _seconds,
         }
-        settings = cls(**{name: value for name, value in given.items() if name != "ttl"})
-        return dataclasses.replace(
-            settings,
-            database=async_url(settings.database),
-            table=_table(settings.table),
-            ttl=_seconds(given["ttl"]) if "ttl" in given else settings.ttl,
-        )
+        given: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            value = _value(f"STUDENTS_{field.name.upper()}", environment)
+            if value is not None:
+                given[field.name] = readers.get(field.name, str)(value)
+        return cls(**given)
 
 
 def async_url(database: str) -> str:

@@ -50,9 +50,7 @@ async def _see_to_it(
     while students.state in (State.COLD, State.LOADING):
         try:
             if not _a_sibling_has_them(node, students):
-                await create_table(engine, table)
-                await students.refresh()
-                return
+                await create_table(engine, table)  # the library reads it in a moment
         except Exception as error:  # drivers have errors of their own
             if repr(error) != said:
                 said = repr(error)

@@ -60,11 +60,15 @@ async def _interruptible(options: argparse.Namespace) -> int:
     """A signal ends the run in order, once: a second one does not disturb the end."""
     task = asyncio.current_task()
     assert task is not None
-    cancel = iter([task.cancel])
+
+    def cancel() -> None:
+        if not task.cancelling():
+            task.cancel()
+
     loop = asyncio.get_running_loop()
     for name in SIGNALS:
         with contextlib.suppress(NotImplementedError, AttributeError):  # on Windows
-            loop.add_signal_handler(getattr(signal, name), lambda: next(cancel, bool)())
+            loop.add_signal_handler(getattr(signal, name), cancel)
     return await run(options.broker, options.database, check=options.check)
 
 

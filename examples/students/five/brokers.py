@@ -171,7 +171,7 @@ async def _usual(kinds: list[str]) -> str:
     refusals: list[str] = []
     for kind in kinds:
         url = USUAL[kind]
-        if not await opens(USUAL_PORTS[urlsplit(url).scheme]):
+        if not await opens(urlsplit(url).port or USUAL_PORTS[urlsplit(url).scheme]):
             refusals.append(f"nothing listens at {_masked(url)}")
         elif (refusal := await _refusal(url)) is None:
             return url

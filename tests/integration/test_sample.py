@@ -1,0 +1,377 @@
+"""The sample service, in this process: what it answers, and what it says that it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import inspect, text
+
+from examples.students import schemas
+from examples.students.app import create_app
+from examples.students.database import create_table, new_engine
+from examples.students.model import students_table
+from examples.students.settings import Settings, SettingsError, async_url
+
+ADA = {"name": "Ada", "city": "London"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    name = f"students_{secrets.token_hex(4)}"
+    return Settings(
+        broker=f"memory://{name}",
+        database=async_url(f"sqlite:///{tmp_path / 'students.sqlite'}"),
+        namespace=name,
+        table=name,
+    )
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+async def everywhere(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Settings]:
+    """Settings for each database in turn; the table is dropped."""
+    if request.param != "sqlite":
+        url = async_url(request.getfixturevalue(f"{request.param}_url"))
+        settings = dataclasses.replace(settings, database=url)
+    yield settings
+    engine = new_engine(settings.database)
+    async with engine.begin() as connection:
+        for name in (settings.table, f"{settings.table}_away"):
+            await connection.run_sync(students_table(name).drop, checkfirst=True)
+    await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def served(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service, which is ready. It finds its table, so as to be ready at once."""
+    engine = new_engine(settings.database)
+    await create_table(engine, students_table(settings.table))
+    await engine.dispose()
+    async with started(settings) as client:
+        assert (await client.get("/ready")).status_code == 200
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service, ready or not."""
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://students") as client,
+    ):
+        yield client
+
+
+async def execute(settings: Settings, statement: str) -> None:
+    engine = new_engine(settings.database)
+    async with engine.begin() as connection:
+        await connection.execute(text(statement))
+    await engine.dispose()
+
+
+async def tables(settings: Settings) -> set[str]:
+    engine = new_engine(settings.database)
+    async with engine.connect() as connection:
+        names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    await engine.dispose()
+    return set(names)
+
+
+# -- the five operations ---------------------------------------------------------------------------
+
+
+async def test_a_student_from_its_creation_to_its_end(everywhere: Settings) -> None:
+    async with served(everywhere) as client:
+        created = await client.post("/students", json=ADA)
+        assert (created.status_code, created.headers["location"]) == (201, "/students/1")
+        assert created.json() == {"id": 1, **ADA, "version": 0}
+        assert (await client.get("/students/1")).json() == created.json()
+        replaced = await client.put("/students/1", json={"name": "Zoë 🎓", "city": "Paris"})
+        assert replaced.status_code == 200
+        assert replaced.json() == {"id": 1, "name": "Zoë 🎓", "city": "Paris", "version": 1}
+        assert (await client.get("/students")).json() == [replaced.json()]
+        assert (await client.get("/students", params={"city": "Paris"})).json() == [replaced.json()]
+        assert (await client.get("/students", params={"city": "London"})).json() == []
+        gone = await client.delete("/students/1")
+        assert (gone.status_code, gone.content) == (204, b"")
+        for method, body in (("GET", None), ("PUT", ADA), ("DELETE", None)):
+            response = await client.request(method, "/students/1", json=body)
+            assert (response.status_code, response.json()) == (404, {"detail": "no student 1"})
+        assert (await client.post("/students", json=ADA)).json()["id"] == 2
+
+
+async def test_keys_that_are_given_among_those_that_are_made(everywhere: Settings) -> None:
+    async with served(everywhere) as client:
+        for given in (1, 2, 3, 50):
+            response = await client.post("/students", json={"id": given, **ADA})
+            assert (response.status_code, response.json()["id"]) == (201, given)
+        again = await client.post("/students", json={"id": 2, "name": "Eve", "city": "Rome"})
+        assert again.status_code == 409
+        assert again.json() == {
+            "detail": "student 2 is there already",
+            "current": {"id": 2, **ADA, "version": 0},
+        }
+        made = await asyncio.gather(*(client.post("/students", json=ADA) for _ in range(10)))
+        assert [response.status_code for response in made] == [201] * 10
+        assert len({response.json()["id"] for response in made} | {1, 2, 3, 50}) == 14
+
+
+async def test_a_version_that_is_no_more_is_refused(everywhere: Settings) -> None:
+    async with served(everywhere) as client:
+        await client.post("/students", json=ADA)
+        first = await client.put("/students/1", json={**ADA, "city": "Oslo", "version": 0})
+        assert (first.status_code, first.json()["version"]) == (200, 1)
+        second = await client.put("/students/1", json={**ADA, "city": "Rome", "version": 0})
+        assert second.status_code == 409
+        assert second.json() == {
+            "detail": "student 1 has another version",
+            "current": {"id": 1, "name": "Ada", "city": "Oslo", "version": 1},
+        }
+        absent = await client.put("/students/9", json={**ADA, "version": 0})
+        assert absent.status_code == 404
+
+
+async def test_a_write_without_version_goes_over_what_this_copy_has_not_heard_of(
+    everywhere: Settings,
+) -> None:
+    async with served(everywhere) as client:
+        for _ in range(2):
+            await client.post("/students", json=ADA)
+        await execute(everywhere, f"UPDATE {everywhere.table} SET version = 7, city = 'Oslo'")
+        refused = await client.put("/students/1", json={**ADA, "version": 0})
+        assert (refused.status_code, refused.json()["current"]["version"]) == (409, 7)
+        replaced = await client.put("/students/2", json={"name": "Ada", "city": "Rome"})
+        assert (replaced.status_code, replaced.json()["version"]) == (200, 8)
+        await execute(everywhere, f"UPDATE {everywhere.table} SET version = 20")
+        assert (await client.delete("/students/1")).status_code == 204
+        await execute(everywhere, f"INSERT INTO {everywhere.table} VALUES (5, 'Eve', 'Bonn', 0)")
+        replaced = await client.put("/students/5", json={"name": "Eve", "city": "Rome"})
+        assert (replaced.status_code, replaced.json()["version"]) == (200, 1)
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["0", "-1", "2147483648", "9" * 5000, "x", "%00", "1.5"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_ids_that_no_row_can_have(settings: Settings, method: str, key: str) -> None:
+    async with served(settings) as client:
+        body = ADA if method == "PUT" else None
+        assert (await client.request(method, f"/students/{key}", json=body)).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "null",
+        "[]",
+        '{"name": "Ada"}',
+        '{"name": "", "city": "x"}',
+        '{"name": 1, "city": "x"}',
+        '{"name": NaN, "city": "x"}',
+        '{"name": "\\u0000", "city": "x"}',
+        '{"name": "\\ud800", "city": "x"}',
+        '{"\\ud800": 1, "name": "Ada", "city": "x"}',
+        '{"name": "%s", "city": "x"}' % ("x" * 101),
+        '{"name": "Ada", "city": "x", "id": 0}',
+        '{"name": "Ada", "city": "x", "id": true}',
+        '{"name": "Ada", "city": "x", "id": 1000000001}',
+        '{"name": "Ada", "city": "x", "id": 99999999999999999999}',
+        '{"name": "Ada", "city": "x", "town": "y"}',
+        "{",
+    ],
+)
+async def test_bodies_that_are_no_student(settings: Settings, body: str) -> None:
+    async with served(settings) as client:
+        headers = {"content-type": "application/json"}
+        response = await client.post("/students", content=body, headers=headers)
+        assert response.status_code == 422
+        assert {"type", "loc", "msg"} == response.json()["detail"][0].keys()
+        assert (await client.get("/students")).json() == []
+
+
+async def test_a_version_beyond_the_databases_integers(settings: Settings) -> None:
+    async with served(settings) as client:
+        await client.post("/students", json=ADA)
+        response = await client.put("/students/1", json={**ADA, "version": 2**31})
+        assert response.status_code == 422
+
+
+# -- the database is away --------------------------------------------------------------------------
+
+
+async def test_reads_go_on_and_writes_say_so(everywhere: Settings) -> None:
+    away = f"{everywhere.table}_away"
+    async with served(everywhere) as client:
+        await client.post("/students", json=ADA)
+        await execute(everywhere, f"ALTER TABLE {everywhere.table} RENAME TO {away}")
+        for method, path, body in (
+            ("POST", "/students", ADA),
+            ("PUT", "/students/1", ADA),
+            ("DELETE", "/students/1", None),
+            ("PUT", "/students/2", ADA),  # whether there is one cannot be told
+        ):
+            response = await client.request(method, path, json=body)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert everywhere.table not in response.text
+        for path in ("/students", "/students/1", "/ready", "/live", "/info", "/metrics"):
+            assert (await client.get(path)).status_code == 200
+        await execute(everywhere, f"ALTER TABLE {away} RENAME TO {everywhere.table}")
+        assert (await client.put("/students/1", json=ADA)).status_code == 200
+
+
+async def test_an_instance_without_database_and_siblings_is_not_ready(settings: Settings) -> None:
+    nowhere = dataclasses.replace(
+        settings, database=async_url("sqlite:////nowhere/students.sqlite")
+    )
+    async with started(nowhere) as client:
+        for path in ("/students", "/students/1", "/ready"):
+            assert (await client.get(path)).status_code == 503
+        response = await client.post("/students", json=ADA)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json() == {"detail": "the students are not loaded yet"}
+        assert (await client.get("/live")).status_code == 200
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+async def test_the_table_is_made_where_there_is_none(everywhere: Settings) -> None:
+    async with started(everywhere) as client:
+        while (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.02)
+        assert (await client.post("/students", json=ADA)).status_code == 201
+        assert everywhere.table in await tables(everywhere)
+
+
+async def test_many_create_the_table_at_once(everywhere: Settings) -> None:
+    engines = [new_engine(everywhere.database) for _ in range(8)]
+    table = students_table(everywhere.table)
+    try:
+        await asyncio.gather(*(create_table(engine, table) for engine in engines))
+        assert everywhere.table in await tables(everywhere)
+    finally:
+        for engine in engines:
+            await engine.dispose()
+
+
+async def test_no_table_is_made_while_a_sibling_has_the_students(settings: Settings) -> None:
+    async with served(settings) as client:
+        await client.post("/students", json=ADA)
+        before = (await client.get("/students")).json()
+        await execute(settings, f"ALTER TABLE {settings.table} RENAME TO elsewhere")
+        assert (await client.put("/students/1", json=ADA)).status_code == 503
+        async with started(settings) as newcomer:
+            assert (await newcomer.get("/students")).json() == before
+            assert settings.table not in await tables(settings)
+
+
+# -- what is said of it ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    return create_app(settings)
+
+
+def examples(part: Any) -> Iterator[tuple[str, Any]]:
+    """The models in a schema, by name, each with its examples."""
+    for name, schema in part["components"]["schemas"].items():
+        for example in schema.get("examples", ()):
+            yield name, example
+
+
+def test_the_examples_are_what_their_models_take(app: FastAPI) -> None:
+    seen = list(examples(app.openapi()))
+    assert {name for name, _ in seen} == {
+        *("NewStudent", "StudentChange", "StudentOut", "Problem", "Conflict")
+    }
+    for name, example in seen:
+        getattr(schemas, name).model_validate(example)
+
+
+def test_every_answer_is_described(app: FastAPI) -> None:
+    described = {
+        f"{method.upper()} {path}": set(operation["responses"])
+        for path, operations in app.openapi()["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert described == {
+        "GET /students": {"200", "422", "503"},
+        "POST /students": {"201", "409", "422", "503"},
+        "GET /students/{id}": {"200", "404", "422", "503"},
+        "PUT /students/{id}": {"200", "404", "409", "422", "503"},
+        "DELETE /students/{id}": {"204", "404", "409", "422", "503"},
+        "GET /info": {"200"},
+    }
+    json.dumps(app.openapi())
+
+
+async def test_operation_at_a_glance(settings: Settings) -> None:
+    named = dataclasses.replace(settings, node="ada's")
+    async with served(named) as client:
+        await client.post("/students", json=ADA)
+        info = (await client.get("/info")).json()
+        assert (info["node"], info["repositories"]["Student"]["state"]) == ("ada's", "ready")
+        labels = f'{{namespace="{settings.namespace}",repository="Student"}}'
+        metrics = (await client.get("/metrics")).text.splitlines()
+        assert f"dollop_entities{labels} 1.0" in metrics
+        assert f"dollop_writes_total{labels} 1" in metrics
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def test_settings_from_the_environment(tmp_path: Path) -> None:
+    assert Settings.from_environment({"STUDENTS_TTL": "", "STUDENTS_PORT": "tcp://x"}) == Settings()
+    secret = tmp_path / "database"
+    secret.write_text("postgresql://ada:secret@db/school\n")
+    given = Settings.from_environment(
+        {
+            "STUDENTS_BROKER": "redis://:secret@cache",
+            "STUDENTS_DATABASE_FILE": str(secret),
+            "STUDENTS_TTL": "5",
+            "STUDENTS_NODE": "one",
+        }
+    )
+    assert given.database == "postgresql+asyncpg://ada:secret@db/school"
+    assert (given.broker, given.ttl, given.node) == ("redis://:secret@cache", 5.0, "one")
+    assert "secret" not in repr(given)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"STUDENTS_TTL": "soon"}, "STUDENTS_TTL='soon' must be seconds above 0"),
+        ({"STUDENTS_TTL": "nan"}, "must be seconds above 0"),
+        ({"STUDENTS_TABLE": "a; DROP"}, "letters, digits and _"),
+        ({"STUDENTS_DATABASE": "oracle://a:secret@b"}, "oracle:// names no database"),
+        ({"STUDENTS_DATABASE": "postgresql://a:sec:ret@b:x/y"}, "is no URL like"),
+        ({"STUDENTS_DATABASE": "secret"}, "is no URL like"),
+        ({"STUDENTS_DATABASE_FILE": "/nowhere"}, "cannot be read"),
+        ({"STUDENTS_DATABASE_FILE": "/dev/null"}, "is empty"),
+        ({"STUDENTS_BROKER": "secret", "STUDENTS_BROKER_FILE": "x"}, "both set; leave out one"),
+    ],
+)
+def test_settings_that_cannot_work(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as raised:
+        Settings.from_environment(environment)
+    assert "sec" not in str(raised.value).replace("seconds", "")
+
+
+def test_the_process_ends_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDENTS_BROKER", "redsi://:secret@cache")
+    with pytest.raises(SystemExit, match="students: redsi:// names no broker") as raised:
+        create_app()
+    assert "secret" not in str(raised.value)
