@@ -49,7 +49,7 @@ async def _see_to_it(
     said = ""
     while students.state in (State.COLD, State.LOADING):
         try:
-            if not _a_sibling_has_them(node, students):
+            if _nobody_has_them(node, students):
                 await create_table(engine, table)  # the library reads it in a moment
         except Exception as error:  # drivers have errors of their own
             if repr(error) != said:
@@ -58,8 +58,10 @@ async def _see_to_it(
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _a_sibling_has_them(node: Node, students: Repository[int, Student]) -> bool:
-    return any(
+def _nobody_has_them(node: Node, students: Repository[int, Student]) -> bool:
+    """As far as can be told, which it cannot without a broker."""
+    status = node.status()
+    return status["broker"]["up"] and not any(
         member["repositories"].get(students.name, {}).get("phase") in ("ready", "refreshing")
-        for member in node.status()["members"]
+        for member in status["members"]
     )

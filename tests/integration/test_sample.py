@@ -18,9 +18,11 @@ from sqlalchemy import inspect, text
 
 from examples.students import schemas
 from examples.students.app import create_app
-from examples.students.database import create_table, new_engine
-from examples.students.model import students_table
+from examples.students.database import create_table, new_engine, source_of
+from examples.students.model import Student, students_table
 from examples.students.settings import Settings, SettingsError, async_url
+from examples.students.table import created_if_nobody_has_it
+from imperfect_dollop import Node, Repository, State
 
 ADA = {"name": "Ada", "city": "London"}
 
@@ -275,6 +277,39 @@ async def test_no_table_is_made_while_a_sibling_has_the_students(settings: Setti
         async with started(settings) as newcomer:
             assert (await newcomer.get("/students")).json() == before
             assert settings.table not in await tables(settings)
+
+
+async def test_a_node_that_cannot_be_filled_makes_no_table_while_a_sibling_has_the_students(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("examples.students.table.PAUSE_SECONDS", 0.01)
+    engine, table = new_engine(settings.database), students_table(settings.table)
+    students: Repository[int, Student] = Repository(
+        Student,
+        source=source_of(engine, table),
+        version="version",
+        retry_after=0.1,
+        bootstrap=("source",),  # it does not even try to take a copy
+    )
+    node = Node(settings.broker, students, namespace=settings.namespace)
+    async with contextlib.AsyncExitStack() as sibling:
+        client = await sibling.enter_async_context(served(settings))
+        await execute(settings, f"DROP TABLE {settings.table}")
+        async with node:
+            while len(node.members) < 2:
+                await asyncio.sleep(0.01)
+            async with created_if_nobody_has_it(node, students, engine, table):
+                until = students.stats.load_failures + 3
+                while students.stats.load_failures < until:
+                    assert students.state != State.READY
+                    await asyncio.sleep(0.01)
+                assert settings.table not in await tables(settings)
+                assert (await client.get("/students")).status_code == 200
+                await sibling.aclose()
+                while students.state != State.READY:
+                    await asyncio.sleep(0.01)
+                assert settings.table in await tables(settings)
+    await engine.dispose()
 
 
 # -- what is said of it ----------------------------------------------------------------------------
