@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import dataclasses
 import json
+import re
 import secrets
+import shlex
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -363,6 +366,28 @@ async def test_operation_at_a_glance(settings: Settings) -> None:
         metrics = (await client.get("/metrics")).text.splitlines()
         assert f"dollop_entities{labels} 1.0" in metrics
         assert f"dollop_writes_total{labels} 1" in metrics
+
+
+SESSION = Path(__file__).parents[2] / "examples" / "students" / "README.md"
+
+
+async def test_the_session_in_the_readme_is_true(settings: Settings) -> None:
+    blocks = re.findall(r"```console\n(\$ .*?)```", SESSION.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 1
+    turns = re.findall(r"^\$ (.*)\n([^$]*)", blocks[0], flags=re.MULTILINE)
+    assert len(turns) == 7
+    curl = argparse.ArgumentParser()
+    curl.add_argument("curl")
+    curl.add_argument("-X", dest="method")
+    curl.add_argument("--json", dest="body")
+    curl.add_argument("url")
+    async with served(settings) as client:
+        for command, printed in turns:
+            said = curl.parse_args(shlex.split(command))
+            method = said.method or ("POST" if said.body else "GET")
+            headers = {"content-type": "application/json"} if said.body else {}
+            response = await client.request(method, said.url, content=said.body, headers=headers)
+            assert response.text == printed.rstrip("\n"), command
 
 
 # -- settings --------------------------------------------------------------------------------------
