@@ -17,7 +17,7 @@ from sqlalchemy import inspect, text
 
 from examples.students.database import new_engine
 from examples.students.five import brokers, stage, steps
-from examples.students.five.brokers import KINDS, NotFoundError, broker_of
+from examples.students.five.brokers import KINDS, NotFoundError, broker_of, fault_of
 from examples.students.five.compare import differences
 from examples.students.five.databases import Database, StudentsTable, database_of
 from examples.students.five.instances import five_instances
@@ -126,16 +126,17 @@ async def five(broker: str, tmp_path: Path) -> AsyncIterator[Stage]:
     """Five on a broker of others and SQLite."""
     where = await database_of("sqlite", tmp_path)
     async with contextlib.AsyncExitStack() as stack:
-        link = await stack.enter_async_context(broker_of(broker, tmp_path, check=True))
+        link = await stack.enter_async_context(broker_of(broker, tmp_path))
+        fault = await stack.enter_async_context(fault_of(link))
         table = await stack.enter_async_context(StudentsTable(where))
         settings = {
-            "STUDENTS_BROKER": link.url,
+            "STUDENTS_BROKER": fault.url,
             "STUDENTS_DATABASE": where.url,
             "STUDENTS_NAMESPACE": table.name,
             "STUDENTS_TABLE": table.name,
         }
         instances = await stack.enter_async_context(five_instances(settings, tmp_path))
-        yield Stage(instances, link, table, Report())
+        yield Stage(instances, fault, table, Report())
 
 
 async def test_what_is_wrong_is_seen(
@@ -201,10 +202,10 @@ async def test_without_a_broker_it_is_said_what_to_install(
     for kind in KINDS.values():
         monkeypatch.setattr(kind, "path", classmethod(lambda cls: None))
     with pytest.raises(NotFoundError, match="apt install redis-server, brew install redis"):
-        async with broker_of(None, tmp_path, check=True):
+        async with broker_of(None, tmp_path):
             pytest.fail("there is none")
     with pytest.raises(NotFoundError, match="apt install rabbitmq-server, brew install rabbitmq"):
-        async with broker_of("rabbitmq", tmp_path, check=True):
+        async with broker_of("rabbitmq", tmp_path):
             pytest.fail("there is none")
     closed.close()
 
@@ -220,7 +221,7 @@ async def test_without_a_broker_it_is_said_what_to_install(
 )
 async def test_a_broker_that_cannot_be_used(tmp_path: Path, given: str, said: str) -> None:
     with pytest.raises(NotFoundError, match=said) as raised:
-        async with broker_of(given, tmp_path, check=True):
+        async with broker_of(given, tmp_path) as broker, fault_of(broker):
             pytest.fail("there is none")
     assert "secret" not in str(raised.value)
 

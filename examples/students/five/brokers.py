@@ -1,4 +1,4 @@
-"""The best broker that there is, and how it is taken away and brought back."""
+"""The best broker that there is, and a way to take it from the instances."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -17,7 +18,7 @@ from .processes import LOOPBACK
 from .relay import Relay
 from .servers import PrivateServer, RabbitMQ, Redis
 
-__all__ = ["KINDS", "Broker", "NotFoundError", "broker_of", "opens"]
+__all__ = ["KINDS", "Broker", "Fault", "NotFoundError", "broker_of", "fault_of", "opens"]
 
 PATIENCE: Final = 45.0
 """Seconds for a server of our own to answer; RabbitMQ takes five on a machine that does nothing else."""
@@ -41,15 +42,23 @@ class NotFoundError(LookupError):
     """There is no broker, or no database. The message says what to do."""
 
 
-class Broker(Protocol):
+@dataclass(frozen=True)
+class Broker:
     """What the instances are joined by."""
 
     url: str
-    """For the instances."""
     shown: str
     """What it is and why it was taken, without a password."""
-    fault: str
-    """What `take_away` does."""
+    server: PrivateServer | None = None
+    """If it is this run's own."""
+
+
+class Fault(Protocol):
+    """A way to take a broker from the instances, and to bring it back."""
+
+    url: str
+    """Where the instances then find the broker."""
+    shown: str
 
     async def take_away(self) -> None:
         """From now on nobody can reach it."""
@@ -60,12 +69,59 @@ class Broker(Protocol):
         ...
 
 
-class _Private:
+@contextlib.asynccontextmanager
+async def broker_of(given: str | None, folder: Path) -> AsyncIterator[Broker]:
+    """The broker that is asked for by its URL or kind, else the best one; there until the block is left.
+
+    Raises `NotFoundError`, and `ProcessError` for a server of our own that does not start.
+    """
+    if given and "://" in given:
+        await _prove(given)
+        yield Broker(given, f"{_masked(given)}, as given")
+        return
+    if given and given not in KINDS:
+        raise NotFoundError(f"--broker takes a URL or one of {', '.join(KINDS)}, not {given!r}")
+    kinds = [given] if given else list(KINDS)
+    program = next((kind for kind in kinds if KINDS[kind].path()), None)
+    if program is not None:
+        async with _private(KINDS[program](folder)) as broker:
+            yield broker
+    else:
+        url = await _usual(kinds)
+        why = f"which listens on its usual port, as there is no {_programs(kinds)} to start"
+        yield Broker(url, f"{_masked(url)}, {why}")
+
+
+@contextlib.asynccontextmanager
+async def fault_of(broker: Broker) -> AsyncIterator[Fault]:
+    """A broker of our own is killed; to one of others there is a relay, which is cut.
+
+    Raises `NotFoundError` for one that no relay can lead to.
+    """
+    if broker.server is not None:
+        yield _Kill(broker.server)
+        return
+    parts = urlsplit(broker.url)
+    if parts.scheme not in ("redis", "amqp"):
+        raise NotFoundError(
+            f"--check cuts a broker that it was given by a relay on {LOOPBACK}, which TLS and memory:// do not allow;"
+            f" {parts.scheme}:// can be used without --check"
+        )
+    relay = Relay(parts.hostname or "localhost", parts.port or USUAL_PORTS[parts.scheme])
+    try:
+        await relay.restore()
+        user, at, _ = parts.netloc.rpartition("@")
+        through = parts._replace(netloc=f"{user}{at}{LOOPBACK}:{relay.port}")
+        yield _Cut(relay, urlunsplit(through))
+    finally:
+        relay.close()
+
+
+class _Kill:
     def __init__(self, server: PrivateServer) -> None:
         self._server = server
         self.url = server.url
-        self.shown = f"{server.program} on port {server.port.number}, private to this run"
-        self.fault = f"{server.program} is killed with SIGKILL, and later started again, empty, on the same port"
+        self.shown = f"{server.program} is killed with SIGKILL, and later started again, empty, on the same port"
 
     async def take_away(self) -> None:
         await self._server.process.kill()
@@ -74,12 +130,11 @@ class _Private:
         await self._server.start()
 
 
-class _Relayed:
-    def __init__(self, relay: Relay, url: str, shown: str) -> None:
+class _Cut:
+    def __init__(self, relay: Relay, url: str) -> None:
         self._relay = relay
         self.url = url
-        self.shown = f"{shown}; reached through a relay of this run"
-        self.fault = "the broker is not ours to kill: the relay of this run that leads to it is cut, and refuses"
+        self.shown = "the broker is not ours to kill: the relay of this run that leads to it is cut, and refuses"
 
     async def take_away(self) -> None:
         self._relay.cut()
@@ -89,49 +144,15 @@ class _Relayed:
 
 
 @contextlib.asynccontextmanager
-async def broker_of(given: str | None, folder: Path, *, check: bool) -> AsyncIterator[Broker]:
-    """The broker that is asked for by its URL or kind, else the best one; there until the block is left.
-
-    `check`: it is going to be taken away. Raises `NotFoundError`.
-    """
-    url = given if given and "://" in given else None
-    if given and url is None and given not in KINDS:
-        raise NotFoundError(f"--broker takes a URL or one of {', '.join(KINDS)}, not {given!r}")
-    kinds = [given] if given and url is None else list(KINDS)
-    program = next((kind for kind in kinds if KINDS[kind].path()), None)
-    if url is None and program is not None:
-        async with _private(KINDS[program](folder)) as broker:
-            yield broker
-        return
-    if url is not None:
-        shown = f"{_masked(url)}, as given"
-        await _prove(url)
-    else:
-        url = await _usual(kinds)
-        shown = f"{_masked(url)}, which listens on its usual port, as there is no {_programs(kinds)} to start"
-    async with (
-        _relayed(url, shown) if check else contextlib.nullcontext(_Given(url, shown)) as broker
-    ):
-        yield broker
-
-
-class _Given:
-    def __init__(self, url: str, shown: str) -> None:
-        self.url, self.shown, self.fault = url, shown, "nothing"
-
-    async def take_away(self) -> None:
-        raise AssertionError("only a relay can be cut")
-
-    async def bring_back(self) -> None:
-        raise AssertionError("only a relay can be restored")
-
-
-@contextlib.asynccontextmanager
 async def _private(server: PrivateServer) -> AsyncIterator[Broker]:
     try:
         await server.start()
         await _answering(server)
-        yield _Private(server)
+        yield Broker(
+            server.url,
+            f"{server.program} on port {server.port.number}, private to this run",
+            server,
+        )
     finally:
         await server.stop()
 
@@ -146,25 +167,6 @@ async def _answering(server: PrivateServer) -> None:
         if loop.time() > until:
             raise server.process.failed(f"has not answered for {PATIENCE:g} s")
         await asyncio.sleep(PAUSE)
-
-
-@contextlib.asynccontextmanager
-async def _relayed(url: str, shown: str) -> AsyncIterator[Broker]:
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "amqp"):
-        raise NotFoundError(
-            f"--check cuts a broker that it was given by a relay on {LOOPBACK}, which TLS and memory:// do not allow;"
-            f" {parts.scheme}:// can be used without --check"
-        )
-    relay = Relay(parts.hostname or "localhost", parts.port or USUAL_PORTS[parts.scheme])
-    try:
-        await relay.restore()
-        user, at, _ = parts.netloc.rpartition("@")
-        yield _Relayed(
-            relay, urlunsplit(parts._replace(netloc=f"{user}{at}{LOOPBACK}:{relay.port}")), shown
-        )
-    finally:
-        relay.close()
 
 
 async def _usual(kinds: list[str]) -> str:

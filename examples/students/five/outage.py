@@ -93,8 +93,8 @@ async def lose_broker(stage: Stage) -> None:
 
 async def _away_and_back(stage: Stage, writers: Writers) -> None:
     await stage.until(writers.enough)
-    stage.report.say(f"  {stage.broker.fault}")
-    await stage.broker.take_away()
+    stage.report.say(f"  {stage.fault.shown}")
+    await stage.fault.take_away()
     writers.phase = "away"
     loop = asyncio.get_running_loop()
     until = loop.time() + REFUSING_SECONDS
@@ -107,7 +107,7 @@ async def _away_and_back(stage: Stage, writers: Writers) -> None:
     stage.report.check(
         gone == 0, f"the broker is away: {gone} of {count} have a connection, as /info says"
     )
-    await stage.broker.bring_back()
+    await stage.fault.bring_back()
 
     async def back() -> bool:
         return await _connected(stage) == count

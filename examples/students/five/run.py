@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from .brokers import broker_of
+from .brokers import broker_of, fault_of
 from .databases import StudentsTable, database_of
 from .instances import Instance, five_instances
 from .report import Report
@@ -28,12 +28,13 @@ async def run(broker: str | None, database: str | None, *, check: bool) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="students-")))
         where = await database_of(database, folder)
         report.say(f"Database: {where.shown}")
-        link = await stack.enter_async_context(broker_of(broker, folder, check=check))
+        link = await stack.enter_async_context(broker_of(broker, folder))
         report.say(f"Broker: {link.shown}")
+        fault = await stack.enter_async_context(fault_of(link)) if check else None
         table = await stack.enter_async_context(StudentsTable(where))
         report.say(f"Table: {table.name}, dropped in the end")
         settings = {
-            "STUDENTS_BROKER": link.url,
+            "STUDENTS_BROKER": fault.url if fault else link.url,
             "STUDENTS_DATABASE": where.url,
             "STUDENTS_NAMESPACE": table.name,
             "STUDENTS_TABLE": table.name,
@@ -41,8 +42,8 @@ async def run(broker: str | None, database: str | None, *, check: bool) -> int:
         instances = await stack.enter_async_context(five_instances(settings, folder))
         for instance in instances:
             report.say(f"  {instance.name:6}{instance.address}")
-        if check:
-            return await _check(Stage(instances, link, table, report))
+        if fault is not None:
+            return await _check(Stage(instances, fault, table, report))
         return await _serve(instances, report)
 
 

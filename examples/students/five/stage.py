@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx
 
-from .brokers import Broker
+from .brokers import Fault
 from .compare import differences
 from .databases import StudentsTable
 from .instances import Instance, every
@@ -28,7 +28,7 @@ class Stage:
     """The five, what is behind them, and what they should hold."""
 
     instances: list[Instance]
-    broker: Broker
+    fault: Fault
     table: StudentsTable
     report: Report
     expected: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
