@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -197,7 +196,6 @@ async def _prove(url: str) -> None:
 
 async def _refusal(url: str) -> str | None:
     """Why no node can connect, or None if one can."""
-    logging.getLogger("imperfect_dollop").addHandler(logging.NullHandler())  # it is told here
     try:
         async with Node(url, startup="raise", namespace=f"probe-{secrets.token_hex(4)}"):
             return None
