@@ -20,7 +20,7 @@ WRITES: Final = 20
 REFUSING_SECONDS: Final = 1.5
 """For which it is away at the least: time for more than one attempt to connect again."""
 
-PACE: Final = 0.02
+PACE: Final = 0.04
 """Seconds between two writes of one writer: it is not their number that matters."""
 
 CREATE_EVERY: Final = 10

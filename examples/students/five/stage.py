@@ -20,7 +20,7 @@ __all__ = ["Stage"]
 PATIENCE: Final = 30.0
 """Seconds for a state to come about before its check has failed."""
 
-PAUSE: Final = 0.05
+PAUSE: Final = 0.1
 
 
 @dataclasses.dataclass
