@@ -64,8 +64,12 @@ async def _interruptible(options: argparse.Namespace) -> int:
     task = asyncio.current_task()
     assert task is not None
 
+    ending = False
+
     def cancel() -> None:
-        if not task.cancelling():
+        nonlocal ending
+        if not ending:
+            ending = True
             task.cancel()
 
     loop = asyncio.get_running_loop()
