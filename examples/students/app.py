@@ -19,7 +19,6 @@ from .errors import add_handlers
 from .model import Student, students_table
 from .routes import router
 from .settings import Settings, SettingsError
-from .table import created_if_nobody_has_it
 
 __all__ = ["create_app"]
 
@@ -46,10 +45,7 @@ def _create_app(settings: Settings) -> FastAPI:
     async def life(app: FastAPI) -> AsyncIterator[Any]:
         register(node)
         try:
-            async with (
-                lifespan(node)(app) as state,
-                created_if_nobody_has_it(node, students, engine, table),
-            ):
+            async with lifespan(node)(app) as state:
                 yield state
         finally:
             unregister(node)

@@ -1,19 +1,18 @@
-"""The database: an engine, a table that is created if there is none, and keys that it makes."""
+"""The database: an engine, and keys that it makes."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Table, event, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Table, event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from imperfect_dollop import ConflictError, FunctionSource
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 
 from .model import Student
 
-__all__ = ["create_table", "new_engine", "source_of"]
+__all__ = ["new_engine", "source_of"]
 
 BUSY_SECONDS: Final = 30
 """How long a writer waits for another one's transaction: SQLite has one writer at a time."""
@@ -35,22 +34,6 @@ def _readers_beside_the_writer(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
-
-
-async def create_table(engine: AsyncEngine, table: Table) -> None:
-    """Create the table unless it is there; others may do so at the same time."""
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(table.create, checkfirst=True)
-    except SQLAlchemyError:
-        # Somebody was faster, which each database reports in its own way, or it has failed.
-        async with engine.connect() as connection:
-            if not await _exists(connection, table):
-                raise
-
-
-async def _exists(connection: AsyncConnection, table: Table) -> bool:
-    return await connection.run_sync(lambda sync: inspect(sync).has_table(table.name))
 
 
 def source_of(engine: AsyncEngine, table: Table) -> FunctionSource[int, Student]:

@@ -48,7 +48,7 @@ class Settings:
     node: str | None = None
     """``STUDENTS_NODE``: the instance's name, for people; by default host, process and a suffix."""
     table: str = "students"
-    """``STUDENTS_TABLE``: created if there is none."""
+    """``STUDENTS_TABLE``: see `table`, which creates it."""
     ttl: float = 120.0
     """``STUDENTS_TTL``: seconds after which the table is read again, for what was changed by others."""
 

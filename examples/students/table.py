@@ -1,67 +1,39 @@
-"""When the table is created: once nobody has the students, neither the database nor a sibling.
+"""Create the table unless it is there: ``python -m examples.students.table``, once, before the first instance.
 
-Not simply when it is missing. It may be missing because somebody is at work on the database, while the siblings go on
-answering from memory; an empty table that an instance makes then would be taken for the students by all.
+That is no business of the instances. One that starts while the table is elsewhere for a moment would make an empty one,
+which all others would take for the students.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncIterator
-from typing import Final
+import sys
 
-from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from imperfect_dollop import Node, Repository, State
+from .database import new_engine
+from .model import students_table
+from .settings import Settings, SettingsError
 
-from .database import create_table
-from .model import Student
-
-__all__ = ["created_if_nobody_has_it"]
-
-logger: Final = logging.getLogger(__name__)
-
-PAUSE_SECONDS: Final = 1.0
-"""Between two attempts while the database does not answer."""
+__all__ = ["create_table"]
 
 
-@contextlib.asynccontextmanager
-async def created_if_nobody_has_it(
-    node: Node, students: Repository[int, Student], engine: AsyncEngine, table: Table
-) -> AsyncIterator[None]:
-    """See to it in the background, from the moment that an open node has failed to be filled until it is."""
-    task = asyncio.create_task(
-        _see_to_it(node, students, engine, table), name=f"table {table.name}"
-    )
+async def create_table(engine: AsyncEngine, name: str) -> None:
+    """Create a table of this name unless there is one."""
+    async with engine.begin() as connection:
+        await connection.run_sync(students_table(name).create, checkfirst=True)
+
+
+async def _create(settings: Settings) -> None:
+    engine = new_engine(settings.database)
     try:
-        yield
+        await create_table(engine, settings.table)
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await engine.dispose()
 
 
-async def _see_to_it(
-    node: Node, students: Repository[int, Student], engine: AsyncEngine, table: Table
-) -> None:
-    said = ""
-    while students.state in (State.COLD, State.LOADING):
-        try:
-            if _nobody_has_them(node, students):
-                await create_table(engine, table)  # the library reads it in a moment
-        except Exception as error:  # drivers have errors of their own
-            if repr(error) != said:
-                said = repr(error)
-                logger.warning("the table %s cannot be created yet: %s", table.name, said)
-        await asyncio.sleep(PAUSE_SECONDS)
-
-
-def _nobody_has_them(node: Node, students: Repository[int, Student]) -> bool:
-    """As far as can be told, which it cannot without a broker."""
-    status = node.status()
-    return status["broker"]["up"] and not any(
-        member["repositories"].get(students.name, {}).get("phase") in ("ready", "refreshing")
-        for member in status["members"]
-    )
+if __name__ == "__main__":
+    try:
+        asyncio.run(_create(Settings.from_environment()))
+    except SettingsError as error:
+        sys.exit(f"students: {error}")

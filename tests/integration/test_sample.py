@@ -7,9 +7,12 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import secrets
 import shlex
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +20,17 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import inspect, text
+from sqlalchemy import text
 
 from examples.students import schemas
 from examples.students.app import create_app
-from examples.students.database import create_table, new_engine, source_of
-from examples.students.model import Student, students_table
+from examples.students.database import new_engine
+from examples.students.model import students_table
 from examples.students.settings import Settings, SettingsError, async_url
-from examples.students.table import created_if_nobody_has_it
-from imperfect_dollop import Node, Repository, State
+from examples.students.table import create_table
 
 ADA = {"name": "Ada", "city": "London"}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ async def everywhere(request: pytest.FixtureRequest, settings: Settings) -> Asyn
 async def served(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service, which is ready. It finds its table, so as to be ready at once."""
     engine = new_engine(settings.database)
-    await create_table(engine, students_table(settings.table))
+    await create_table(engine, settings.table)
     await engine.dispose()
     async with started(settings) as client:
         assert (await client.get("/ready")).status_code == 200
@@ -83,14 +86,6 @@ async def execute(settings: Settings, statement: str) -> None:
     async with engine.begin() as connection:
         await connection.execute(text(statement))
     await engine.dispose()
-
-
-async def tables(settings: Settings) -> set[str]:
-    engine = new_engine(settings.database)
-    async with engine.connect() as connection:
-        names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
-    await engine.dispose()
-    return set(names)
 
 
 # -- the five operations ---------------------------------------------------------------------------
@@ -253,66 +248,31 @@ async def test_an_instance_without_database_and_siblings_is_not_ready(settings: 
 
 
 async def test_the_table_is_made_where_there_is_none(everywhere: Settings) -> None:
+    environment = {
+        **os.environ,
+        "STUDENTS_DATABASE": everywhere.database,
+        "STUDENTS_TABLE": everywhere.table,
+    }
+    for _ in range(2):  # the second time it is there
+        making = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", "-m", "examples.students.table"),
+            env=environment,
+            cwd=ROOT,
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        said, _ = await making.communicate()
+        assert (making.returncode, said) == (0, b"")
     async with started(everywhere) as client:
-        while (await client.get("/ready")).status_code != 200:
-            await asyncio.sleep(0.02)
         assert (await client.post("/students", json=ADA)).status_code == 201
-        assert everywhere.table in await tables(everywhere)
 
 
-async def test_many_create_the_table_at_once(everywhere: Settings) -> None:
-    engines = [new_engine(everywhere.database) for _ in range(8)]
-    table = students_table(everywhere.table)
-    try:
-        await asyncio.gather(*(create_table(engine, table) for engine in engines))
-        assert everywhere.table in await tables(everywhere)
-    finally:
-        for engine in engines:
-            await engine.dispose()
-
-
-async def test_no_table_is_made_while_a_sibling_has_the_students(settings: Settings) -> None:
-    async with served(settings) as client:
-        await client.post("/students", json=ADA)
-        before = (await client.get("/students")).json()
-        await execute(settings, f"ALTER TABLE {settings.table} RENAME TO elsewhere")
-        assert (await client.put("/students/1", json=ADA)).status_code == 503
-        async with started(settings) as newcomer:
-            assert (await newcomer.get("/students")).json() == before
-            assert settings.table not in await tables(settings)
-
-
-async def test_a_node_that_cannot_be_filled_makes_no_table_while_a_sibling_has_the_students(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("examples.students.table.PAUSE_SECONDS", 0.01)
-    engine, table = new_engine(settings.database), students_table(settings.table)
-    students: Repository[int, Student] = Repository(
-        Student,
-        source=source_of(engine, table),
-        version="version",
-        retry_after=0.1,
-        bootstrap=("source",),  # it does not even try to take a copy
-    )
-    node = Node(settings.broker, students, namespace=settings.namespace)
-    async with contextlib.AsyncExitStack() as sibling:
-        client = await sibling.enter_async_context(served(settings))
-        await execute(settings, f"DROP TABLE {settings.table}")
-        async with node:
-            while len(node.members) < 2:
-                await asyncio.sleep(0.01)
-            async with created_if_nobody_has_it(node, students, engine, table):
-                until = students.stats.load_failures + 3
-                while students.stats.load_failures < until:
-                    assert students.state != State.READY
-                    await asyncio.sleep(0.01)
-                assert settings.table not in await tables(settings)
-                assert (await client.get("/students")).status_code == 200
-                await sibling.aclose()
-                while students.state != State.READY:
-                    await asyncio.sleep(0.01)
-                assert settings.table in await tables(settings)
-    await engine.dispose()
+async def test_an_instance_makes_no_table(settings: Settings) -> None:
+    async with started(settings) as client:
+        assert (await client.get("/ready")).status_code == 503
+        async with served(settings):
+            while (await client.get("/ready")).status_code != 200:  # the copy of a sibling
+                await asyncio.sleep(0.02)
 
 
 # -- what is said of it ----------------------------------------------------------------------------
@@ -368,7 +328,7 @@ async def test_operation_at_a_glance(settings: Settings) -> None:
         assert f"dollop_writes_total{labels} 1" in metrics
 
 
-SESSION = Path(__file__).parents[2] / "examples" / "students" / "README.md"
+SESSION = ROOT / "examples" / "students" / "README.md"
 
 
 async def test_the_session_in_the_readme_is_true(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..database import new_engine
 from ..model import students_table
 from ..settings import SettingsError, async_url
+from ..table import create_table
 from .brokers import NotFoundError, opens
 from .processes import LOOPBACK
 
@@ -109,6 +110,7 @@ class StudentsTable:
         self._engine = new_engine(database.url)
 
     async def __aenter__(self) -> Self:
+        await create_table(self._engine, self.name)
         return self
 
     async def __aexit__(self, *_: object) -> None:
