@@ -12,6 +12,7 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s sample                          # five instances of examples/students, to use
     python3 -m nox -s sample -- --check               # the same, with everything taken away in turn
     python3 -m nox -s bench -- propagation            # a benchmark, see benchmarks/README.md
+    python3 -m nox -s lock -- --upgrade               # what docker/Dockerfile installs
 
 With ``-r`` environments are kept and used again, which is quicker and may be out of date.
 """
@@ -176,3 +177,27 @@ def bench(session: nox.Session) -> None:
     """Run a benchmark: ``-- NAME``, and its arguments; ``-- --help`` names them all."""
     session.install(".[all]")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+IMAGE_EXTRAS = ("prometheus", "rabbitmq", "redis", "sqlalchemy", "web")
+"""What docker/Dockerfile has of our extras."""
+
+
+@nox.session(python=PYTHON)
+def lock(session: nox.Session) -> None:
+    """Pin with hashes what docker/Dockerfile installs; takes uv's arguments, as in ``-- --upgrade``.
+
+    Without any, what is pinned already stays as long as pyproject.toml allows it.
+    """
+    session.install(*group("lock"))
+    compile_ = ("uv", "pip", "compile", "--universal", "--python-version", "3.11", "--generate-hashes")
+    extras = [f"--extra={extra}" for extra in IMAGE_EXTRAS]
+    for arguments, output in (
+        (("pyproject.toml", *extras, "--group=image"), "docker/requirements.txt"),
+        (("--group=image-build",), "docker/requirements-build.txt"),
+    ):
+        session.run(
+            *(*compile_, *arguments, "--output-file", output, *session.posargs),
+            env={"UV_CUSTOM_COMPILE_COMMAND": "python3 -m nox -s lock"},
+            silent=True,
+        )
