@@ -179,7 +179,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
-IMAGE_EXTRAS = ("prometheus", "rabbitmq", "redis", "sqlalchemy", "web")
+IMAGE_EXTRAS = ("fastapi", "prometheus", "rabbitmq", "redis", "sqlalchemy")
 """What docker/Dockerfile has of our extras."""
 
 
@@ -190,7 +190,15 @@ def lock(session: nox.Session) -> None:
     Without any, what is pinned already stays as long as pyproject.toml allows it.
     """
     session.install(*group("lock"))
-    compile_ = ("uv", "pip", "compile", "--universal", "--python-version", "3.11", "--generate-hashes")
+    compile_ = (
+        "uv",
+        "pip",
+        "compile",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+    )
     extras = [f"--extra={extra}" for extra in IMAGE_EXTRAS]
     for arguments, output in (
         (("pyproject.toml", *extras, "--group=image"), "docker/requirements.txt"),
