@@ -101,10 +101,12 @@ async def container(replay: Replay, tmp_path: Path) -> AsyncIterator[Container]:
     container.close()
 
 
+COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+
+
 def readiness() -> list[str]:
     """The check of compose.yaml, without the word CMD."""
-    compose: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
-    word, *command = compose["services"]["students-1"]["healthcheck"]["test"]
+    word, *command = COMPOSE["services"]["students-1"]["healthcheck"]["test"]
     assert word == "CMD"
     return list(command)
 
@@ -114,6 +116,8 @@ async def test_it_serves_until_it_is_told_to_stop(replay: Replay, container: Con
     assert (await container.run(live))[0] == 1  # nothing listens yet
     container.start()
     await container.healthy(live)
+    assert (await container.run(readiness()))[0] == 1  # there is no table
+    assert await container.run(COMPOSE["services"]["table"]["command"]) == (0, "")
     await container.healthy(readiness())
     code, answer = await container.run(["python", "/app/probe.py", "/students"])
     assert (code, answer) == (0, "200 []\n")

@@ -28,6 +28,8 @@ ROOT: Final = Path(__file__).parents[2]
 DOCKER: Final = ROOT / "docker"
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
+ONCE: Final = "table"
+"""The service that ends when it has done its work."""
 STUDENTS: Final = [name for name in SERVICES if name.startswith("students-")]
 PROMETHEUS: Final[dict[str, Any]] = yaml.safe_load(
     (DOCKER / "prometheus/prometheus.yml").read_text()
@@ -90,6 +92,7 @@ def test_there_are_five_instances_alike_but_for_name_port_and_who_builds() -> No
         }
         for number in range(1, 6)
     ]
+    assert SERVICES[ONCE]["environment"].items() <= SERVICES["students-1"]["environment"].items()
     common = [
         {
             **{
@@ -105,7 +108,7 @@ def test_there_are_five_instances_alike_but_for_name_port_and_who_builds() -> No
 @EVERY_SERVICE
 def test_images_are_pinned_to_a_version(service: str) -> None:
     image = SERVICES[service]["image"]
-    if service in STUDENTS:
+    if service in (*STUDENTS, ONCE):
         assert image == "dollop-students"
         assert SERVICES[service]["pull_policy"] == "never"
     else:
@@ -115,18 +118,23 @@ def test_images_are_pinned_to_a_version(service: str) -> None:
 @EVERY_SERVICE
 def test_every_service_is_checked_restarted_and_bounded(service: str) -> None:
     check = SERVICES[service]["healthcheck"]
-    assert check["test"][0] in ("CMD", "CMD-SHELL")
-    assert len(check["test"]) > 1
-    assert {"interval", "timeout", "retries"} <= set(check)
-    assert SERVICES[service]["restart"] == "unless-stopped"
+    if service == ONCE:
+        assert check == {"disable": True}
+        assert SERVICES[service]["restart"] == "no"
+    else:
+        assert check["test"][0] in ("CMD", "CMD-SHELL")
+        assert len(check["test"]) > 1
+        assert {"interval", "timeout", "retries"} <= set(check)
+        assert SERVICES[service]["restart"] == "unless-stopped"
     assert SERVICES[service]["deploy"]["resources"]["limits"]["memory"]
 
 
 @EVERY_SERVICE
 def test_what_is_waited_for_is_there(service: str) -> None:
     for name, how in SERVICES[service].get("depends_on", {}).items():
-        assert how["condition"] == "service_healthy"
-        assert "healthcheck" in SERVICES[name]
+        ends = name == ONCE
+        assert how["condition"] == f"service_{'completed_successfully' if ends else 'healthy'}"
+        assert ends or "test" in SERVICES[name]["healthcheck"]
         # What not every profile starts may be waited for, but not required.
         assert how.get("required", True) is ("profiles" not in SERVICES[name])
 
