@@ -320,6 +320,7 @@ class Repository(Generic[K, V]):
         session = self._open()
         self._need_whole("get_all()")
         await session.upkeep.warm()
+        session.stats.hits += 1
         return [self._out(entity) for entity in session.replica.table.live.values()]
 
     # -- reads that never wait -------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Stats:
     """Plain counters since the repository was opened; seconds are floats."""
 
     hits: int = 0
-    """Reads answered from memory."""
+    """Keys answered from memory by `get` and `get_many`, and calls of `get_all`; not the reads that never wait."""
     misses: int = 0
     """Reads of a key that was not in memory; where the whole set is held, of an absent key."""
     stale_served: int = 0

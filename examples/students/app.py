@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
-from starlette.routing import Route
 
 from imperfect_dollop import ConfigurationError, Node, Repository
 from imperfect_dollop.metrics.prometheus import endpoint, register, unregister
@@ -60,7 +59,7 @@ def _create_app(settings: Settings) -> FastAPI:
     add_handlers(app)
     app.include_router(router)
     app.include_router(health(node))
-    app.routes.append(Route("/metrics", endpoint()))
+    app.add_route("/metrics", endpoint())
     app.add_api_route("/info", info, tags=["operation"])
     return app
 

@@ -138,7 +138,7 @@ FAMILIES: Final = (
     Family(
         "dollop_hits_total",
         "counter",
-        "Reads answered from memory.",
+        "Keys answered from memory by get and get_many, and calls of get_all.",
         _of_stats(hits=lambda stats: stats.hits),
     ),
     Family(

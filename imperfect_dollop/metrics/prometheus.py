@@ -30,7 +30,6 @@ _Nodes: TypeAlias = dict[str, Node]  # by namespace
 _Scope: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-_App: TypeAlias = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
 def register(node: Node, registry: Registry | None = None) -> None:
@@ -72,7 +71,7 @@ def render(registry: Registry | None = None) -> bytes:
     return text
 
 
-def endpoint(registry: Registry | None = None) -> _App:
+def endpoint(registry: Registry | None = None) -> Callable[..., Awaitable[Any]]:
     """An ASGI application that answers with `render`, whatever the request accepts.
 
     In FastAPI and Starlette: ``app.add_route("/metrics", endpoint())``.

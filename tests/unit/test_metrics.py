@@ -271,7 +271,7 @@ async def test_the_endpoint_answers_whatever_the_request_accepts(
     start, _ = await ask(app, "POST")
     assert start["status"] == 405
     with pytest.raises(RuntimeError, match="websocket"):
-        await app({"type": "websocket"}, None, None)  # type: ignore[arg-type]
+        await app({"type": "websocket"}, None, None)
 
 
 def test_the_documentation_lists_every_metric() -> None:
