@@ -25,7 +25,7 @@ from .errors import (
 from .node import Node
 from .repository import Repository
 from .source import FunctionSource, Source
-from .stats import Info, NodeStats, State, Stats
+from .stats import Histogram, Info, NodeStats, State, Stats
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,7 @@ __all__ = [
     "EntityExistsError",
     "EntityNotFoundError",
     "FunctionSource",
+    "Histogram",
     "Info",
     "InvalidEntityError",
     "LoadTimeoutError",

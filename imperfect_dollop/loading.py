@@ -11,8 +11,8 @@ from .flight import Flights, Spawn
 from .replica.messages import Event
 from .replica.replica import Replica
 from .replica.stamp import ABSENT
-from .sourcing import Reader
-from .stats import Stats, source_read
+from .sourcing import Reader, source_read
+from .stats import Stats
 from .upkeep import Upkeep
 
 __all__ = ["KeyLoads"]
@@ -47,6 +47,8 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
         self._held = held
 
     async def _read(self, keys: tuple[K, ...]) -> dict[K, V | None]:
+        for key in keys:
+            self._reader.keys.encode(key)  # what is no key here is a mistake, not an absent row
         table = self._replica.table
         found: dict[K, V | None] = {}
         left = list(keys)

@@ -147,7 +147,7 @@ class Membership:
             await pipeline.publish(payload)
         except BrokerUnavailableError as error:
             if pipeline is self._pipeline:
-                self._link_lost(str(error))
+                self._link_lost(str(error) or type(error).__name__)
             raise
 
     # -- one link after another ------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Membership:
                     finally:
                         self._position = link.position
             except BrokerUnavailableError as error:
-                self._link_lost(str(error))
+                self._link_lost(str(error) or type(error).__name__)
             except Exception as error:  # a bug, which the supervisor logs; for now there is no link
                 self._link_lost(f"{type(error).__name__}: {error}")
                 raise
@@ -182,7 +182,7 @@ class Membership:
                 await self._take_in(pipeline.link)
                 self._link_lost("the connection was closed")
             except BrokerUnavailableError as error:
-                self._link_lost(str(error))
+                self._link_lost(str(error) or type(error).__name__)
 
     # -- sending ---------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from .brokers import check_url, from_url
 from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, NotReadyError
 from .lookup import repository_of
 from .membership import Membership
-from .replica.messages import MAX_REPOSITORIES
+from .replica.messages import MAX_NAME, MAX_REPOSITORIES, is_name
 from .repository import DRAIN_SECONDS, Repository
 from .seat import Seat
 from .stats import NodeStats, State
@@ -33,9 +33,6 @@ Startup: TypeAlias = Literal["background", "wait", "raise"]
 
 OFFER_WAIT: Final = 0.25
 """Seconds that a newcomer waits to hear of a sibling with a copy: many times a broker's round trip."""
-
-MAX_NAME: Final = 256
-"""Characters of a name on the wire."""
 
 _WORST_FIRST: Final = (State.CLOSED, State.COLD, State.LOADING, State.DEGRADED, State.READY)
 
@@ -112,7 +109,7 @@ class Node:
                 f"startup={startup!r} is none of {', '.join(get_args(Startup))}"
             )
         for what, text in (("namespace", namespace), ("name", name or "-")):
-            if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME:
+            if not is_name(text):
                 raise ConfigurationError(f"{what} must be 1 to {MAX_NAME} characters, not {text!r}")
         numbers = (heartbeat, offer_wait, shutdown_timeout, outbox)
         if not all(isinstance(number, (int, float)) and number >= 0 for number in numbers) or not (
@@ -243,16 +240,18 @@ class Node:
 
     async def _release(self) -> None:
         """Nothing runs any more."""
-        for repository, _ in zip(self.repositories, self._seats, strict=False):
-            repository.detach()
-        self._seats.clear()
-        if self._membership is not None:
-            self._membership.close()
-        self._membership = None
+        membership, self._membership = self._membership, None
         opened, self._opened = self._opened, None
-        if opened is not None:
-            await opened.aclose()
-        self._supervisor = None
+        try:
+            for repository, _ in zip(self.repositories, self._seats, strict=False):
+                repository.detach()
+            if membership is not None:
+                membership.close()
+        finally:
+            self._seats.clear()
+            self._supervisor = None
+            if opened is not None:
+                await opened.aclose()
 
     # -- what an application asks ----------------------------------------------------------------
 
@@ -293,7 +292,10 @@ class Node:
 
     @property
     def state(self) -> State:
-        """The worst state of its repositories: in this order closed, cold, loading, degraded, ready."""
+        """The worst state of its repositories: in this order closed, cold, loading, degraded, ready.
+
+        Without repositories it is ready, or degraded while the broker is away.
+        """
         if self._membership is None:
             return State.CLOSED
         if not self.repositories:
@@ -305,7 +307,7 @@ class Node:
         """Figures of this node that are about no single repository, and what each has to send: a copy."""
         membership, supervisor = self._membership, self._supervisor
         if membership is None or supervisor is None:
-            return NodeStats()
+            return NodeStats(unsent={repository.name: 0 for repository in self.repositories})
         return NodeStats(
             broker_up=membership.up,
             connections=membership.links,

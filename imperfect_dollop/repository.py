@@ -8,7 +8,6 @@ of this process.
 from __future__ import annotations
 
 import copy as copying
-import dataclasses
 import inspect
 import secrets
 import time
@@ -29,7 +28,7 @@ from .errors import (
     ReadOnlyError,
     TooStaleError,
 )
-from .replica.messages import Kind
+from .replica.messages import MAX_NAME, Kind, is_name
 from .replica.stamp import seconds
 from .session import Options, Session
 from .source import Source, verbs
@@ -114,8 +113,8 @@ class Repository(Generic[K, V]):
         self._rows: EntityCodec[V] = EntityCodec(entity)
         self.entity: type[V] = entity
         self.name: str = entity.__name__ if name is None else name
-        if not isinstance(self.name, str) or not 0 < len(self.name) <= 256:
-            raise ConfigurationError(f"name={name!r}: a name has 1 to 256 characters")
+        if not is_name(self.name):
+            raise ConfigurationError(f"name={name!r}: a name has 1 to {MAX_NAME} characters")
         key_of, key_type = key_reader(entity, key)
         self._keys: KeyCodec[K] = KeyCodec(key_type)
         if version is not None and not hasattr(entity, version) and version not in _fields(entity):
@@ -166,7 +165,8 @@ class Repository(Generic[K, V]):
         self._alone: Supervisor | None = None
         self._session: Session[K, V] | None = None
         self._last_stats = Stats()
-        # Rows that may be answered with nothing else to consider: all of them, or none.
+        # Rows that may be answered with nothing else to consider: all of them, or none, as when they may be older
+        # than ttl, which is to be counted.
         self._hot: dict[K, V] = {}
         self._hits = 0
 
@@ -240,9 +240,9 @@ class Repository(Generic[K, V]):
             heartbeat=heartbeat,
             away=away,
         )
-        session.upkeep.on_warm = self._heat
         if self._options.preload:
-            session.upkeep.on_cold = self._cool
+            session.upkeep.on_warm = self._heat
+            session.upkeep.on_due = session.upkeep.on_cold = self._cool
         self._session = session
         self._hits = 0
         return session
@@ -288,7 +288,7 @@ class Repository(Generic[K, V]):
             entity = session.replica.table.live.get(key)
             if entity is None:
                 self._keys.encode(key)  # a key of another type is a mistake, not an absent row
-            self._count(session, entity is not None)
+            self._count(session, hits=entity is not None, misses=entity is None)
             return self._out(entity)
         return self._out(await self._get_on_demand(session, key, max_staleness))
 
@@ -301,8 +301,7 @@ class Repository(Generic[K, V]):
         if self._options.preload:
             await session.upkeep.warm()
             found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
-            session.stats.hits += len(found)
-            session.stats.misses += len(wanted) - len(found)
+            self._count(session, hits=len(found), misses=len(wanted) - len(found))
             return {key: self._out(entity) for key, entity in found.items()}
         rows: dict[K, V | None] = {}
         for key in wanted:
@@ -320,7 +319,7 @@ class Repository(Generic[K, V]):
         session = self._open()
         self._need_whole("get_all()")
         await session.upkeep.warm()
-        session.stats.hits += 1
+        self._count(session, hits=1)
         return [self._out(entity) for entity in session.replica.table.live.values()]
 
     # -- reads that never wait -------------------------------------------------------------------
@@ -419,6 +418,8 @@ class Repository(Generic[K, V]):
         self._check_hashable(*keys)
         if self._options.preload:
             await session.upkeep.warm()
+            for key in keys:
+                self._keys.encode(key)
             await session.upkeep.reread(keys)
             return
         for key in keys:
@@ -525,15 +526,15 @@ class Repository(Generic[K, V]):
                 f" read again: {error}"
             ) from error
 
-    def _count(self, session: Session[K, V], found: bool) -> None:
-        if found:
-            session.stats.hits += 1
-        else:
-            session.stats.misses += 1
+    def _count(self, session: Session[K, V], *, hits: int, misses: int = 0) -> None:
+        """Reads of the whole set."""
+        session.stats.hits += hits
+        session.stats.misses += misses
+        if session.stale_for is not None:
+            session.stats.stale_served += hits
 
     def _counted(self, session: Session[K, V]) -> Stats:
-        stats = session.counted()
-        return dataclasses.replace(stats, hits=stats.hits + self._hits)
+        return session.counted(self._hits)
 
     def _open(self) -> Session[K, V]:
         session = self._session

@@ -76,6 +76,13 @@ def _positive(value: object) -> bool:
     return isinstance(value, (int, float)) and value > 0
 
 
+OVER: Final = {
+    "source": "the source answers again",
+    "broker": "the broker is back",
+    "events": "what was missed has been made up for",
+}
+"""What to say when a cause is gone."""
+
 SWEEP_SECONDS: Final = 10.0
 """Between two looks for tombstones that are old enough."""
 
@@ -252,8 +259,8 @@ class Session(Generic[K, V]):
             causes["source"] = str(upkeep.failure).removeprefix(f"{self.name}: ")
         if (away := self._away()) is not None:
             causes["broker"] = away
-        if upkeep.incomplete is not None:
-            causes["events"] = upkeep.incomplete
+        if upkeep.missed is not None:
+            causes["events"] = upkeep.missed
         return causes
 
     def note_state(self) -> None:
@@ -268,11 +275,15 @@ class Session(Generic[K, V]):
         before, self._said = self._said, said
         if said == before:
             return
-        cause = "; ".join(f"{kind}: {cause}" for kind, cause in causes.items())
-        if state is State.READY:
-            opened = f"filled by {self.upkeep.filled_by}" if self.options.preload else "opened"
-            cause = _recovered(before[1]) or opened
-        warn = "source" in causes and ("source" not in before[1] or state is not before[0])
+        words = [f"{kind}: {cause}" for kind, cause in causes.items()]
+        if state in (State.READY, State.DEGRADED):
+            if before[0] not in (State.READY, State.DEGRADED):
+                filled = f"filled by {self.upkeep.filled_by}" if self.options.preload else "opened"
+                words.insert(0, filled)
+            elif state is State.READY:
+                words = [text for kind, text in OVER.items() if kind in before[1]]
+        cause = "; ".join(words)
+        warn = "source" in causes and "source" not in before[1]
         logger.log(
             logging.WARNING if warn else logging.INFO,
             "%s is %s%s%s",
@@ -281,16 +292,18 @@ class Session(Generic[K, V]):
             ": " if cause else "",
             cause,
             extra={
-                "node": self.node,
-                "repository": self.name,
-                "state": str(state),
-                "cause": cause,
+                "dollop": {
+                    "node": self.node,
+                    "repository": self.name,
+                    "state": str(state),
+                    "cause": cause,
+                }
             },
         )
 
     def info(self) -> Info:
         """See `Info`."""
-        stale_for = self._stale_for()
+        stale_for = self.stale_for
         if self.options.preload:
             confirmed = self.replica.confirmed
             last, age = (seconds(confirmed) if confirmed else None), self.upkeep.age
@@ -305,22 +318,24 @@ class Session(Generic[K, V]):
             stale_since=None if stale_for is None else time.time() - stale_for,
         )
 
-    def counted(self) -> Stats:
-        """The counters as of now, those of the replica included."""
+    def counted(self, hits: int) -> Stats:
+        """The counters as of now, those of the replica and `hits` that nobody else has counted included."""
         counts = self.replica.counts
         return dataclasses.replace(
             self.stats,
+            hits=self.stats.hits + hits,
             applied=counts.applied,
             ignored=counts.ignored,
             duplicates=counts.duplicates,
             doubts=counts.doubts,
             gaps=counts.gaps,
-            rejected=counts.rejected,
+            rejected=counts.rejections.total(),
             rejections=dict(counts.rejections),
             propagation=counts.propagation.copy(),
         )
 
-    def _stale_for(self) -> float | None:
+    @property
+    def stale_for(self) -> float | None:
         """Seconds by which the whole set is older than `ttl`; ``None`` if it is not."""
         age, ttl = self.upkeep.age, self.options.ttl
         return age - ttl if age is not None and ttl is not None and age > ttl else None
@@ -328,15 +343,3 @@ class Session(Generic[K, V]):
 
 def _ignore(key: Any) -> None:
     """Where the whole set is held, nothing is to be noted for a key."""
-
-
-def _recovered(kinds: frozenset[str]) -> str:
-    """Why it is ready again."""
-    return "; ".join(text for kind, text in _OVER.items() if kind in kinds)
-
-
-_OVER: Final = {
-    "source": "the source answers again",
-    "broker": "the broker is back",
-    "events": "what was missed has been made up for",
-}

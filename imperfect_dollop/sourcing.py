@@ -7,6 +7,7 @@ repository and key it was about, with the original as its cause.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import (
     AsyncIterable,
@@ -14,6 +15,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Sequence,
 )
 from typing import Any, Final, Generic, TypeVar
@@ -29,16 +31,37 @@ from .errors import (
     SourceUnavailableError,
 )
 from .source import Source, verbs
+from .stats import Stats
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "source_read"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
 
-
 CLOSE_SECONDS: Final = 5.0
 """For a loader's own clean-up, which is not cancelled with it."""
+
+
+@contextlib.contextmanager
+def source_read(stats: Stats, *, whole: bool = False) -> Iterator[None]:
+    """Count and time a read of the source in `stats`: of keys, or of the `whole` set."""
+    if whole:
+        stats.full_loads += 1
+    else:
+        stats.loads += 1
+    began = time.monotonic()
+    try:
+        yield
+    except DollopError:
+        stats.load_failures += 1
+        raise
+    finally:
+        elapsed = time.monotonic() - began
+        if whole:
+            stats.full_load_seconds += elapsed
+        else:
+            stats.load_seconds += elapsed
 
 
 class Reader(Generic[K, V]):
@@ -127,9 +150,7 @@ class Reader(Generic[K, V]):
     # -- reads -----------------------------------------------------------------------------------
 
     async def load_many(self, keys: Sequence[K]) -> dict[K, V]:
-        """The rows that exist of these keys."""
-        for key in keys:
-            self.keys.encode(key)  # what is no key here is a mistake, not an absent row
+        """The rows that exist of these keys, each of which can be one."""
         about = f"load of key {keys[0]!r}" if len(keys) == 1 else f"load of {len(keys)} keys"
 
         async def work(progress: Callable[[], None]) -> dict[K, V]:

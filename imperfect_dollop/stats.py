@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator
 from enum import StrEnum
 
-from .errors import DollopError
-from .replica.counts import PROPAGATION_BOUNDS, Histogram
+from .replica.counts import PROPAGATION_BOUNDS, REASONS, Histogram
 
-__all__ = ["Histogram", "Info", "NodeStats", "State", "Stats", "source_read"]
+__all__ = ["Histogram", "Info", "NodeStats", "State", "Stats"]
 
 
 class State(StrEnum):
@@ -39,7 +35,7 @@ class Stats:
     misses: int = 0
     """Reads of a key that was not in memory; where the whole set is held, of an absent key."""
     stale_served: int = 0
-    """Hits on data older than `ttl`."""
+    """Those of them that were answered with data older than `ttl`."""
     loads: int = 0
     """Reads of the source by key, each for one or many keys."""
     full_loads: int = 0
@@ -86,7 +82,9 @@ class Stats:
     """Times that the whole set was compared with the source, to the end, because something was missing."""
     rejected: int = 0
     """Events that could not be read or believed."""
-    rejections: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    rejections: dict[str, int] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(REASONS, 0)
+    )
     """The same by reason: ``schema`` (of another shape), ``clock`` (too far in the future), ``numbers``, ``key``,
     ``malformed``."""
     propagation: Histogram = dataclasses.field(
@@ -109,7 +107,9 @@ class NodeStats:
     """Messages that have arrived and are still to be taken in."""
     unsent: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
     """Events that wait for the broker, by repository."""
-    rejections: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    rejections: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {"malformed": 0, "oversized": 0}
+    )
     """Messages that were none, by reason: ``malformed``, ``oversized``."""
     crashes: int = 0
     """Background tasks that ended in an error that nobody had foreseen: a bug, see the log."""
@@ -130,24 +130,3 @@ class Info:
     """Seconds since `last_source_read`; events that came later are newer still."""
     stale_since: float | None
     """Since when the data is older than `ttl`; ``None`` if it is not."""
-
-
-@contextlib.contextmanager
-def source_read(stats: Stats, *, whole: bool = False) -> Iterator[None]:
-    """Count and time a read of the source in `stats`: of keys, or of the `whole` set."""
-    if whole:
-        stats.full_loads += 1
-    else:
-        stats.loads += 1
-    began = time.monotonic()
-    try:
-        yield
-    except DollopError:
-        stats.load_failures += 1
-        raise
-    finally:
-        elapsed = time.monotonic() - began
-        if whole:
-            stats.full_load_seconds += elapsed
-        else:
-            stats.load_seconds += elapsed

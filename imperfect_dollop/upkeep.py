@@ -30,8 +30,8 @@ from .freshness import Backoff, due_after
 from .replica.messages import Event, Kind, Phase
 from .replica.replica import Cleared, Effect, Replica, Reread, Resync
 from .replica.stamp import seconds
-from .sourcing import Reader
-from .stats import Stats, source_read
+from .sourcing import Reader, source_read
+from .stats import Stats
 
 __all__ = ["Place", "Siblings", "Upkeep"]
 
@@ -141,16 +141,17 @@ class Upkeep(Generic[K, V]):
         self.on_cold: Callable[[], None] = lambda: None
         self.on_doubt_of_all: Callable[[], None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None  # in what the state depends on
+        self.on_due: Callable[[], None] = lambda: None  # what is held may soon be older than ttl
 
     # -- what is known ---------------------------------------------------------------------------
 
     @property
     def clean(self) -> bool:
         """Whether nothing is known to be wrong with what is held."""
-        return self.incomplete is None and not self._doubts
+        return self.missed is None and not self._doubts
 
     @property
-    def incomplete(self) -> str | None:
+    def missed(self) -> str | None:
         """Why everything has to be compared, or is being compared; ``None`` where nothing is known to be missing."""
         return self.missing or self._comparing
 
@@ -229,7 +230,7 @@ class Upkeep(Generic[K, V]):
             self._doubts.clear()
             self.on_doubt_of_all()
             return
-        self.missing = self.missing or reason
+        self.missing = self.missing or reason or "something was missed"
         self.on_change()
         self._wake.set()
 
@@ -291,6 +292,9 @@ class Upkeep(Generic[K, V]):
                 with contextlib.suppress(DollopError):  # noted, and tried again after a pause
                     await self.reread(list(itertools.islice(self._doubts, REREAD_BATCH)))
                 continue
+            elif self.failure is not None and pause <= 0 and self._can_try_source:
+                await self._try_source()
+                continue
             timeout = pause if pause > 0 else due
             with anyio.move_on_after(timeout):
                 await self._wake.wait()
@@ -301,6 +305,8 @@ class Upkeep(Generic[K, V]):
             return None
         age = self.age
         left = 0.0 if age is None else max(0.0, self._due_in - age)
+        if left == 0:
+            self.on_due()
         if left == 0 and self._siblings is not None and self._siblings.refreshing():
             return ELSEWHERE_PAUSE
         return left
@@ -435,13 +441,15 @@ class Upkeep(Generic[K, V]):
                         siblings.publish(event)
                 await anyio.lowlevel.checkpoint()
             self.doubt(load.doubtful)
-            if replica.window.overrun(load):
+            overrun = replica.window.overrun(load)
+            if overrun:
                 self._asked, asked = [*asked, *self._asked], []
-                self.missing = self.missing or "too much was written during the load"
+                if not replica.cold:  # else it was cleared, and is filled next
+                    self.missing = self.missing or "too much was written during the load"
             elif siblings is not None:
                 siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
             error, self._comparing = None, None
-            self._stats.repairs += missing is not None and self.missing is None
+            self._stats.repairs += missing is not None and not overrun
             self.source_answered()
             self._note_age()
         except DollopError as failure:
@@ -511,6 +519,20 @@ class Upkeep(Generic[K, V]):
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
+    @property
+    def _can_try_source(self) -> bool:
+        """On demand there may be nothing to try it with."""
+        return self.replica.whole or bool(self.replica.table.live)
+
+    async def _try_source(self) -> None:
+        """Look whether it answers again, at the least cost: siblings may refresh the set, or nobody read anything."""
+        key = next(iter(self.replica.table.live), None)
+        if key is None or not self._can_reread:
+            await self._reload()
+            return
+        with contextlib.suppress(DollopError):  # noted, and tried again after a pause
+            await self.reread([key])
+
     def source_answered(self) -> None:
         """The source works."""
         self.failure = None
@@ -524,9 +546,10 @@ class Upkeep(Generic[K, V]):
         """The source does not work."""
         self.failure = error
         self.alive_since = None
-        self.on_change()
         if self.may_try:  # many calls that fail at once are one failure
             self._not_before = time.monotonic() + self._backoff.failed(random.random())
+        self.on_change()
+        self._wake.set()
 
     def _note_age(self) -> None:
         """From the wall clock to the monotonic one, as soon as a complete load is heard of."""
@@ -535,6 +558,8 @@ class Upkeep(Generic[K, V]):
             elapsed = max(0.0, time.time() - seconds(self._confirmed))
             self._confirmed_at = time.monotonic() - elapsed
             self._due_in = self._draw()
+            if not self.replica.cold:
+                self.on_warm()
 
     def _draw(self) -> float:
         return 0.0 if self._ttl is None else due_after(self._ttl, self._jitter, random.random())

@@ -25,7 +25,7 @@ from .errors import (
 )
 from .replica.messages import Event, Kind
 from .replica.replica import Effect, Replica
-from .sourcing import Reader
+from .sourcing import Reader, source_read
 from .stats import Stats
 from .supervisor import Supervisor
 from .upkeep import Upkeep
@@ -85,6 +85,7 @@ class Writer(Generic[K, V]):
 
     async def delete(self, key: K) -> None:
         """Delete, of a versioned repository the version that is held here."""
+        self._replica.keys.encode(key)
         await self._carry_through(lambda: self._delete(key))
 
     async def drained(self) -> None:
@@ -155,7 +156,6 @@ class Writer(Generic[K, V]):
             write = self._replica.begin_write(key)
             delete = self._reader.source.delete
             try:
-                self._replica.keys.encode(key)
                 await self._called("delete", key, lambda: delete(key, version))
                 event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
             finally:
@@ -176,7 +176,13 @@ class Writer(Generic[K, V]):
         if held is None:
             if not self._reader.by_key:
                 return None
-            held = (await self._reader.load_many([key])).get(key)
+            try:
+                with source_read(self._stats):
+                    held = (await self._reader.load_many([key])).get(key)
+            except DollopError as error:
+                self._upkeep.source_failed(error)
+                raise
+            self._upkeep.source_answered()
             if held is None:
                 raise EntityNotFoundError(f"{self._reader.name} has no row with the key {key!r}")
         return self._reader.version_of(held)

@@ -7,21 +7,53 @@ repository's name, never a key.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 from .. import __version__
 from ..node import Node
 from ..repository import Repository
-from ..stats import Histogram, NodeStats, State, Stats
+from ..stats import Histogram, Info, NodeStats, State, Stats
 
-__all__ = ["FAMILIES", "Family", "Labels", "Value"]
+__all__ = ["FAMILIES", "Family", "Figures", "Labels", "Value"]
 
 Labels: TypeAlias = dict[str, str]
 Value: TypeAlias = float | Histogram
-Read: TypeAlias = Callable[[Node], Iterable[tuple[Labels, Value]]]
+Read: TypeAlias = "Callable[[Figures], Iterable[tuple[Labels, Value]]]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RepositoryFigures:
+    """Of one repository, as of one moment."""
+
+    name: str
+    state: State
+    info: Info
+    stats: Stats
+
+    @classmethod
+    def of(cls, repository: Repository[Any, Any]) -> Self:
+        """As of now."""
+        return cls(repository.name, repository.state, repository.info(), repository.stats)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figures:
+    """All that is read of a node, as of one moment."""
+
+    node: str
+    state: State
+    stats: NodeStats
+    repositories: list[RepositoryFigures]
+
+    @classmethod
+    def of(cls, node: Node) -> Self:
+        """As of now."""
+        repositories = [RepositoryFigures.of(repository) for repository in node.repositories]
+        return cls(node.name, node.state, node.stats, repositories)
 
 
 class Family(NamedTuple):
@@ -34,32 +66,28 @@ class Family(NamedTuple):
     """The labels and the value of each sample of a node, without the namespace, which all have."""
 
 
-def _of_each(read: Callable[[Repository[Any, Any]], Value]) -> Read:
+def _of_each(read: Callable[[RepositoryFigures], Value]) -> Read:
     """One sample for each repository."""
-
-    def samples(node: Node) -> Iterator[tuple[Labels, Value]]:
-        for repository in node.repositories:
-            yield {"repository": repository.name}, read(repository)
-
-    return samples
+    return lambda figures: [
+        ({"repository": each.name}, read(each)) for each in figures.repositories
+    ]
 
 
 def _of_stats(*, label: str = "", **reads: Callable[[Stats], float]) -> Read:
     """A sample of a repository's counters for each of `reads`, whose names are the values of `label`."""
 
-    def samples(node: Node) -> Iterator[tuple[Labels, Value]]:
-        for repository in node.repositories:
-            stats = repository.stats
+    def samples(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+        for repository in figures.repositories:
             for value, read in reads.items():
                 labels = {"repository": repository.name}
-                yield ({**labels, label: value} if label else labels), read(stats)
+                yield ({**labels, label: value} if label else labels), read(repository.stats)
 
     return samples
 
 
 def _of_node(read: Callable[[NodeStats], float]) -> Read:
     """One sample."""
-    return lambda node: [({}, read(node.stats))]
+    return lambda figures: [({}, read(figures.stats))]
 
 
 def _states(state: State) -> Iterator[tuple[Labels, Value]]:
@@ -68,43 +96,43 @@ def _states(state: State) -> Iterator[tuple[Labels, Value]]:
         yield {"state": str(each)}, float(each is state)
 
 
-def _repository_states(node: Node) -> Iterator[tuple[Labels, Value]]:
-    for repository in node.repositories:
+def _node_states(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+    return _states(figures.state)
+
+
+def _repository_states(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+    for repository in figures.repositories:
         for labels, value in _states(repository.state):
             yield {"repository": repository.name, **labels}, value
 
 
-def _rejected_events(node: Node) -> Iterator[tuple[Labels, Value]]:
-    for repository in node.repositories:
+def _rejected_events(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+    for repository in figures.repositories:
         for reason, count in repository.stats.rejections.items():
             yield {"repository": repository.name, "reason": reason}, count
 
 
-def _unsent(node: Node) -> Iterator[tuple[Labels, Value]]:
-    for name, count in node.stats.unsent.items():
-        yield {"repository": name}, count
-
-
-def _node_info(node: Node) -> Iterator[tuple[Labels, Value]]:
-    yield {"node": node.name, "version": __version__}, 1.0
-
-
-def _node_states(node: Node) -> Iterator[tuple[Labels, Value]]:
-    return _states(node.state)
-
-
-def _rejected_messages(node: Node) -> Iterator[tuple[Labels, Value]]:
-    for reason, count in node.stats.rejections.items():
+def _rejected_messages(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+    for reason, count in figures.stats.rejections.items():
         yield {"reason": reason}, count
 
 
-def _data_age(repository: Repository[Any, Any]) -> float:
-    age = repository.info().data_age
+def _unsent(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+    for name, count in figures.stats.unsent.items():
+        yield {"repository": name}, count
+
+
+def _node_info(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+    yield {"node": figures.node, "version": __version__}, 1.0
+
+
+def _data_age(repository: RepositoryFigures) -> float:
+    age = repository.info.data_age
     return math.nan if age is None else age
 
 
-def _source_age(repository: Repository[Any, Any]) -> float:
-    since = repository.info().source_alive_since
+def _source_age(repository: RepositoryFigures) -> float:
+    since = repository.info.source_alive_since
     return math.nan if since is None else max(0.0, time.time() - since)
 
 
@@ -114,12 +142,12 @@ FAMILIES: Final = (
         "dollop_entities",
         "gauge",
         "Rows in memory.",
-        _of_each(lambda repository: repository.info().entities),
+        _of_each(lambda repository: repository.info.entities),
     ),
     Family(
         "dollop_data_age_seconds",
         "gauge",
-        "Since the last complete read of the source began, on whichever node. NaN before there was one.",
+        "Since the last complete read of the source began on any node; on demand, since the last here. NaN before.",
         _of_each(_data_age),
     ),
     Family(
@@ -150,7 +178,7 @@ FAMILIES: Final = (
     Family(
         "dollop_stale_served_total",
         "counter",
-        "Hits on data older than its ttl.",
+        "Hits that were answered with data older than ttl.",
         _of_stats(stale=lambda stats: stats.stale_served),
     ),
     Family(

@@ -1,13 +1,15 @@
 """Figures for Prometheus, on aioprometheus (extra ``prometheus``).
 
 `register` a node, then serve the registry: `endpoint` in an ASGI application, `render` in any other, or
-whatever already serves it. Values are read from the node when the registry is rendered, and cost nothing between.
+whatever already serves it. Values are read from the node when the registry is rendered, all of one moment, and cost
+nothing between.
 
 aioprometheus writes label values as they are, so they are escaped here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,54 +21,62 @@ from aioprometheus.formats.text import TEXT_CONTENT_TYPE
 
 from ..errors import ConfigurationError
 from ..node import Node
-from .families import FAMILIES, Family, Labels
+from .families import FAMILIES, Family, Figures, Labels
 
 __all__ = ["CONTENT_TYPE", "endpoint", "register", "render", "unregister"]
 
 CONTENT_TYPE: Final[str] = TEXT_CONTENT_TYPE
 """Of what `render` returns: Prometheus' text format."""
 
-_Nodes: TypeAlias = dict[str, Node]  # by namespace
 _Scope: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 def register(node: Node, registry: Registry | None = None) -> None:
-    """Show the figures of `node` in `registry`, by default aioprometheus' own.
+    """Show the figures of `node` in `registry`, by default aioprometheus' own, until `unregister`.
 
     To be called once, before or after the node is opened. Of two nodes of one namespace the one that was
     registered last is shown: they would have the same series. Raises `ConfigurationError` where a metric of
-    another's has one of our names.
+    another's has one of our names, and for what is no node or no registry.
     """
+    if not isinstance(node, Node):
+        raise ConfigurationError(f"register(node) takes a Node, not {node!r}")
     registry = _checked(registry)
-    nodes = _nodes_in(registry)
-    if nodes is None:
-        taken = [family.name for family in FAMILIES if family.name in registry.collectors]
-        if taken:
-            raise ConfigurationError(
-                f"the registry has metrics of others named {', '.join(taken)}; give register() another registry"
-            )
-        nodes = {}
-        for family in FAMILIES:
-            _COLLECTORS[family.kind](family, nodes, registry)
-    nodes[node.namespace] = node
+    ours = _ours_in(registry)
+    taken = [
+        family.name
+        for family in FAMILIES
+        if family.name in registry.collectors and family.name not in ours
+    ]
+    if taken:
+        raise ConfigurationError(
+            f"the registry has metrics of others named {', '.join(taken)}; give register() another registry"
+        )
+    shown = next(iter(ours.values())).shown if ours else _Shown()
+    for family in FAMILIES:
+        if family.name not in ours:
+            _COLLECTORS[family.kind](family, shown, registry)
+    shown.nodes[node.namespace] = node
 
 
 def unregister(node: Node, registry: Registry | None = None) -> None:
-    """Undo `register`. Harmless if the node is not shown."""
+    """Undo `register`. Harmless if the node is not shown. Raises `ConfigurationError` for what is no registry."""
     registry = _checked(registry)
-    nodes = _nodes_in(registry)
-    if nodes is None or nodes.get(node.namespace) is not node:
-        return
-    del nodes[node.namespace]
-    if not nodes:
-        for family in FAMILIES:
-            registry.deregister(family.name)
+    ours = _ours_in(registry)
+    for name, collector in ours.items():
+        nodes = collector.shown.nodes
+        if nodes.get(node.namespace) is node:
+            del nodes[node.namespace]
+        if not nodes:
+            registry.deregister(name)
 
 
 def render(registry: Registry | None = None) -> bytes:
-    """All metrics of the registry, others' too, in Prometheus' text format; see `CONTENT_TYPE`."""
+    """All metrics of the registry, others' too, in Prometheus' text format; see `CONTENT_TYPE`.
+
+    Raises `ConfigurationError` for what is no registry.
+    """
     text, _ = renderer.render(_checked(registry), [CONTENT_TYPE])
     return text
 
@@ -74,7 +84,8 @@ def render(registry: Registry | None = None) -> bytes:
 def endpoint(registry: Registry | None = None) -> Callable[..., Awaitable[Any]]:
     """An ASGI application that answers with `render`, whatever the request accepts.
 
-    In FastAPI and Starlette: ``app.add_route("/metrics", endpoint())``.
+    In FastAPI and Starlette: ``app.add_route("/metrics", endpoint())``. Raises `ConfigurationError` for what is no
+    registry.
     """
     return _Endpoint(_checked(registry))
 
@@ -86,6 +97,9 @@ class _Endpoint:
         self._registry = registry
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             raise RuntimeError(f"metrics are served over http, not {scope['type']}")
         allowed = scope["method"] in ("GET", "HEAD")
@@ -103,20 +117,43 @@ class _Endpoint:
         )
 
 
+class _Shown:
+    """The nodes that a registry shows, and what was last read of them."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}  # by namespace
+        self._figures: dict[str, Figures] = {}
+        self._read_by: set[str] = (
+            set()
+        )  # families that were handed these; nobody since the event loop has turned
+
+    def figures(self, family: str) -> dict[str, Figures]:
+        """Of all nodes, by namespace: read once for all families, as they are rendered one after the other."""
+        if not self._read_by or family in self._read_by:
+            self._figures = {namespace: Figures.of(node) for namespace, node in self.nodes.items()}
+            self._read_by.clear()
+            try:
+                asyncio.get_running_loop().call_soon(self._read_by.clear)
+            except RuntimeError:  # no loop, no turns
+                return self._figures
+        self._read_by.add(family)
+        return self._figures
+
+
 class _ReadsNodes(Collector):
     """A collector that holds no values, but knows where to read them."""
 
-    def __init__(self, family: Family, nodes: _Nodes, registry: Registry) -> None:
+    def __init__(self, family: Family, shown: _Shown, registry: Registry) -> None:
         super().__init__(family.name, family.doc, registry=registry)
-        self.nodes = nodes
+        self.shown = shown
         self._family = family
 
     def get_all(self) -> list[tuple[Labels, Any]]:
         """A sample for each set of labels, of all nodes."""
         return [
             (_escaped({"namespace": namespace, **labels}), self._exposed(value))
-            for namespace, node in self.nodes.items()
-            for labels, value in self._family.read(node)
+            for namespace, figures in self.shown.figures(self.name).items()
+            for labels, value in self._family.read(figures)
         ]
 
     def _exposed(self, value: Any) -> Any:
@@ -155,10 +192,10 @@ def _checked(registry: Registry | None) -> Registry:
     return registry
 
 
-def _nodes_in(registry: Registry) -> _Nodes | None:
-    """Those that are shown in the registry, if any ever were."""
-    first = registry.collectors.get(FAMILIES[0].name)
-    return first.nodes if isinstance(first, _ReadsNodes) else None
+def _ours_in(registry: Registry) -> dict[str, _ReadsNodes]:
+    """Our metrics, by name; all of them, or none, unless somebody has taken some out."""
+    collectors = registry.collectors.items()
+    return {name: one for name, one in collectors if isinstance(one, _ReadsNodes)}
 
 
 def _escaped(labels: Labels) -> Labels:

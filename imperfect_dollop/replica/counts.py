@@ -59,8 +59,3 @@ class Counts:
         self.gaps: int = 0
         self.rejections: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self.propagation: Histogram = Histogram(PROPAGATION_BOUNDS)
-
-    @property
-    def rejected(self) -> int:
-        """Rejections for all reasons."""
-        return self.rejections.total()

@@ -8,7 +8,7 @@ can be understood even where an entity in it cannot.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeGuard, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_BATCH",
     "MAX_ENTITY",
     "MAX_MESSAGE",
+    "MAX_NAME",
     "MAX_REPOSITORIES",
     "WITHOUT_CONTENT",
     "WRITTEN",
@@ -39,6 +40,7 @@ __all__ = [
     "decode",
     "decode_frame",
     "encode",
+    "is_name",
 ]
 
 T = TypeVar("T")
@@ -55,7 +57,10 @@ MAX_BATCH: Final = 500
 MAX_REPOSITORIES: Final = 1_000
 """Repositories of a node: what one heartbeat can tell of."""
 
-Name = Annotated[str, msgspec.Meta(max_length=256)]
+MAX_NAME: Final = 256
+"""Characters of a name."""
+
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Word = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -238,6 +243,13 @@ def decode(payload: bytes) -> News:
 def decode_frame(payload: bytes) -> Frame:
     """The snapshot frame in `payload`. Raises `ProtocolError` unless it is one."""
     return _decoded(_frame, payload)
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether it can be a name on the wire: 1 to `MAX_NAME` characters that can be encoded."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:

@@ -284,7 +284,7 @@ async def test_a_source_that_stays_away_is_said_once_and_asked_ever_more_rarely(
         assert len(warnings) == 1, [one.getMessage() for one in warnings]
         source.failure = None
         await eventually(lambda: repo.state == "ready")
-        assert "the source answers again" in caplog.text
+        assert "filled by the source" in caplog.text
     assert "Traceback" not in caplog.text
 
 

@@ -40,6 +40,15 @@ async def test_what_arrives_is_read_in_its_order() -> None:
     assert await soon(read(inbox)) == [*messages(3), Gap("told by the broker"), *messages(2)]
 
 
+async def test_what_waits_is_counted() -> None:
+    inbox = filled(*messages(3))
+    assert inbox.waiting == 3
+    reading = inbox.deliveries()
+    await anext(reading)
+    assert inbox.waiting == 2
+    await reading.aclose()
+
+
 async def test_a_reader_waits_for_what_has_not_arrived() -> None:
     inbox = Inbox("the broker")
     deliveries = inbox.deliveries()

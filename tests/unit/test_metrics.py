@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 import re
@@ -14,7 +15,7 @@ from aioprometheus.collectors import REGISTRY, Counter, Registry
 
 from imperfect_dollop import ConfigurationError, Node, Stats, __version__
 from imperfect_dollop.brokers.memory import MemoryBroker
-from imperfect_dollop.metrics.families import FAMILIES
+from imperfect_dollop.metrics.families import FAMILIES, Figures
 from imperfect_dollop.metrics.prometheus import (
     CONTENT_TYPE,
     endpoint,
@@ -65,7 +66,7 @@ def value(registry: Registry, name: str, **labels: str) -> float:
     return found[0]
 
 
-async def test_the_three_of_the_origin(registry: Registry) -> None:
+async def test_size_age_and_source_are_shown(registry: Registry) -> None:
     source = SchoolSource(*students(3))
     one = member(MemoryBroker(), source)
     register(one.node, registry)
@@ -75,7 +76,7 @@ async def test_the_three_of_the_origin(registry: Registry) -> None:
     async with cluster(one):
         assert value(registry, "dollop_entities", repository="Student") == 3
         assert value(registry, "dollop_data_age_seconds") >= 0
-        assert value(registry, "dollop_source_connection_age_seconds") >= 0
+        assert 0 <= value(registry, "dollop_source_connection_age_seconds") < 60
         source.failure = OSError("away")
         with pytest.raises(Exception, match="away"):
             await one.repository.refresh()
@@ -162,7 +163,7 @@ def test_every_counter_of_a_repository_is_shown() -> None:
     one = member(MemoryBroker(), SchoolSource())
     one.repository._last_stats = Watched()
     for family in FAMILIES:
-        list(family.read(one.node))
+        list(family.read(Figures.of(one.node)))
     every = {field.name for field in dataclasses.fields(Stats)}
     assert every - shown == {"rejected"}  # which is the sum of those by reason
 
@@ -187,13 +188,55 @@ async def test_the_text_is_what_prometheus_wants(registry: Registry) -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_a_histogram_is_cumulative_only_where_it_is_shown() -> None:
+def test_a_histogram_counts_up_to_its_bounds() -> None:
     histogram = Histogram((1.0, 2.0))
     for observed in (0.5, 1.0, 1.5, 3.0):
         histogram.observe(observed)
     copy = histogram.copy()
     histogram.observe(0.0)
     assert (copy.counts, copy.total) == ([2, 1, 1], 6.0)
+
+
+async def test_a_histogram_is_cumulative_where_it_is_shown(registry: Registry) -> None:
+    one = member(MemoryBroker(), SchoolSource())
+    register(one.node, registry)
+    async with cluster(one):
+        counts = one.repository._session.replica.counts.propagation  # type: ignore[union-attr]
+        for observed in (0.000_1, 0.002, 0.002, 7.0, 99.0):
+            counts.observe(observed)
+        name = "dollop_propagation_seconds"
+        shown = [labels["le"] for each, labels, _ in samples(registry) if each == f"{name}_bucket"]
+        assert shown == sorted(shown, key=float)
+        for bound, count in (("0.00025", 1), ("0.001", 1), ("0.0025", 3), ("5.0", 3), ("10.0", 4)):
+            assert value(registry, f"{name}_bucket", le=bound) == count
+        assert value(registry, f"{name}_bucket", le="+Inf") == 5
+        assert value(registry, f"{name}_count") == 5
+        assert value(registry, f"{name}_sum") == pytest.approx(106.0041)
+
+
+async def test_all_values_of_a_scrape_are_of_one_moment(registry: Registry) -> None:
+    one = member(MemoryBroker(), SchoolSource(*students(1)))
+    register(one.node, registry)
+    read = 0
+    of = Figures.of
+
+    def counted(node: Node) -> Figures:
+        nonlocal read
+        read += 1
+        return of(node)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figures, "of", counted)
+        async with cluster(one):
+            for expected in (1, 2):  # twice in one turn of the event loop
+                await one.repository.get(1)
+                assert value(registry, "dollop_hits_total") == expected
+                assert read == expected
+            collector = registry.get("dollop_hits_total")
+            await asyncio.sleep(0)
+            await one.repository.get(1)
+            assert registry.get("dollop_misses_total").get_all()[0][1] == 0
+            assert collector.get_all()[0][1] == 3
 
 
 def test_the_last_node_of_a_namespace_is_the_one_that_is_shown(
@@ -228,8 +271,23 @@ def test_what_others_have_in_a_registry_stays(registry: Registry) -> None:
     with pytest.raises(ConfigurationError, match=r"dollop_hits_total; give register\(\) another"):
         register(node, registry)
     assert registry.get_all() == [theirs]
+    with pytest.raises(ConfigurationError, match="takes a Node, not 'node'"):
+        register("node", registry)  # type: ignore[arg-type]
+    assert registry.get_all() == [theirs]
     with pytest.raises(ConfigurationError, match=r"no aioprometheus\.Registry"):
         register(node, object())  # type: ignore[arg-type]
+
+
+def test_a_registry_that_somebody_has_taken_something_out_of(registry: Registry) -> None:
+    node = Node("memory://", repository(SchoolSource()))
+    register(node, registry)
+    for taken in (FAMILIES[0].name, "dollop_hits_total"):
+        registry.deregister(taken)
+        register(node, registry)
+        assert set(registry.collectors) == {family.name for family in FAMILIES}
+        registry.deregister(taken)
+    unregister(node, registry)
+    assert registry.get_all() == []
 
 
 def test_by_default_it_is_aioprometheus_registry() -> None:
@@ -270,8 +328,9 @@ async def test_the_endpoint_answers_whatever_the_request_accepts(
     assert int(dict(start["headers"])[b"content-length"]) > 1_000
     start, _ = await ask(app, "POST")
     assert start["status"] == 405
-    with pytest.raises(RuntimeError, match="websocket"):
-        await app({"type": "websocket"}, None, None)
+    assert await ask(app, "GET", type="websocket") == [{"type": "websocket.close"}]
+    with pytest.raises(RuntimeError, match="lifespan"):
+        await app({"type": "lifespan"}, None, None)
 
 
 def test_the_documentation_lists_every_metric() -> None:

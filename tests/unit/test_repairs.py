@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from imperfect_dollop import (
     ConfigurationError,
+    DollopError,
     FunctionSource,
     InvalidEntityError,
     Node,
@@ -573,3 +574,162 @@ async def test_an_entity_that_cannot_be_copied_is_not_taken_for_a_bad_key() -> N
             repo.peek(1)
         with pytest.raises(TypeError, match=r"^not to be copied$"):
             await repo.get_many([1])
+
+
+# -- a source that is back -------------------------------------------------------------------------
+
+
+async def test_that_the_source_is_back_is_found_out_though_nobody_reads_it() -> None:
+    source, broker = SchoolSource(ADA, BOB), MemoryBroker()
+    one, other = member(broker, source), member(broker, source)
+    async with cluster(one, other):
+        source.failure = OSError("away")
+        with pytest.raises(DollopError):
+            await one.repository.refresh()
+        assert one.repository.causes.keys() == {"source"}
+        source.failure = None
+        await (
+            other.repository.refresh()
+        )  # of which one takes the differences, and has nothing to read itself
+        loads = one.repository.stats.full_loads
+        await eventually(lambda: one.repository.state == "ready")
+        assert one.repository.stats.full_loads == loads  # one row was enough to see it
+
+
+async def test_on_demand_a_row_that_is_held_shows_that_the_source_is_back() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source, preload=False) as repo:
+        await repo.get(1)
+        source.failure = OSError("away")
+        with pytest.raises(DollopError):
+            await repo.get(2)
+        assert repo.state == "degraded"
+        source.failure = None
+        await eventually(lambda: repo.state == "ready")
+
+
+async def test_a_source_that_only_has_everything_is_asked_for_everything() -> None:
+    source = SchoolSource(ADA)
+    whole = FunctionSource[int, Student](load_all=source.load_all)
+    async with Repository(
+        Student, source=whole, read_only=True, ttl=None, retry_after=0.02
+    ) as repo:
+        source.failure = OSError("away")
+        with pytest.raises(DollopError):
+            await repo.refresh()
+        source.failure = None
+        await eventually(lambda: repo.state == "ready")
+
+
+# -- what is counted -------------------------------------------------------------------------------
+
+
+async def test_rows_older_than_ttl_are_counted_as_such() -> None:
+    source = SchoolSource(ADA, BOB)
+    async with repository(source, ttl=0.05, jitter=0.0) as repo:
+        await repo.get(1)
+        source.failure = OSError("away")
+        await eventually(lambda: repo.info().stale_since is not None)
+        await eventually(lambda: repo.state == "degraded")
+        hits = repo.stats.hits
+        assert await repo.get(1) == ADA
+        assert await repo.get_many([1, 2, 9]) == {1: ADA, 2: BOB}
+        assert len(await repo.get_all()) == 2
+        assert await repo.get(9) is None
+        assert repo.stats.hits == hits + 4
+        assert repo.stats.stale_served == 4
+        source.failure = None
+        await repo.refresh()
+        before = repo.stats.stale_served
+        hits = repo.stats.hits
+        assert await repo.get(1) == ADA
+        assert (repo.stats.hits, repo.stats.stale_served) == (hits + 1, before)
+
+
+async def test_repairs_are_comparisons_that_something_missing_has_led_to() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source) as repo:
+        session = repo._session
+        assert session is not None
+        await repo.refresh()
+        assert repo.stats.repairs == 0
+        gate = source.hold("load_all")
+        session.lost("")  # a broker need not say why
+        assert repo.causes.keys() == {"events"}
+        assert not session.upkeep.clean
+        await eventually(lambda: gate.entered == 1)
+        assert repo.causes.keys() == {"events"}
+        session.lost("once more, while it compares")
+        gate.open()
+        await eventually(lambda: repo.state == "ready")
+        assert (repo.stats.gaps, repo.stats.repairs) == (2, 2)
+        gate = source.hold("load_all")
+        refreshing = asyncio.ensure_future(repo.refresh())
+        await eventually(lambda: gate.entered == 1)
+        await repo.clear()
+        gate.open()
+        await refreshing
+        await eventually(lambda: repo.state == "ready")
+        assert (repo.stats.gaps, repo.stats.repairs) == (2, 2)
+
+
+async def test_reads_of_the_source_are_counted_whoever_makes_them() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source, preload=False) as repo:
+        await repo.delete(1)  # in which version is read first
+        assert repo.stats.loads == source.calls["load"] == 1
+        assert repo.stats.load_seconds > 0
+        source.failure = OSError("away")
+        with pytest.raises(DollopError):
+            await repo.delete(2)
+        assert (repo.stats.loads, repo.stats.load_failures) == (2, 1)
+        assert repo.causes.keys() == {"source"}
+        for key in ("a", None, 1.5):
+            with pytest.raises(InvalidEntityError):
+                await repo.get(key)  # type: ignore[arg-type]
+        assert (repo.stats.loads, repo.stats.load_failures) == (2, 1)
+
+
+async def test_a_log_says_something_of_a_broker_that_says_nothing() -> None:
+    broker = MemoryBroker()
+    one = member(broker, SchoolSource(ADA))
+    async with cluster(one):
+        with broker.outage(""):
+            await eventually(lambda: one.repository.state == "degraded")
+            assert one.repository.causes["broker"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "a\udcff", 7])
+def test_names_that_cannot_be_sent(name: Any) -> None:
+    for make in (
+        lambda: repository(SchoolSource(), name=name),
+        lambda: Node("memory://", namespace=name),
+    ):
+        with pytest.raises(ConfigurationError, match="1 to 256 characters"):
+            make()
+
+
+async def test_the_state_of_a_node_is_the_worst_of_its_repositories() -> None:
+    good, slow, bad = SchoolSource(ADA), SchoolSource(ADA), SchoolSource(ADA)
+    bad.failure = OSError("away")
+    repositories = [
+        repository(source, name=name)
+        for name, source in (("good", good), ("slow", slow), ("bad", bad))
+    ]
+    node = Node("memory://", *repositories, heartbeat=0.05, offer_wait=0.05)
+    assert node.state == "closed"
+    async with node:
+        await eventually(lambda: [one.state for one in repositories] == ["ready", "ready", "cold"])
+        assert node.state == "cold"
+        bad.failure = None
+        await eventually(lambda: node.state == "ready")
+        good.failure = OSError("away")
+        with pytest.raises(DollopError):
+            await repositories[0].refresh()
+        assert node.state == "degraded"
+        gate = slow.hold("load_all")
+        await repositories[1].clear()
+        assert repositories[1].state == "loading"
+        assert node.state == "loading"
+        gate.open()
+        await repositories[1].get(1)

@@ -13,7 +13,7 @@ from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.replica import replica as replica_module
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, decode, encode
 from imperfect_dollop.replica.replica import Cleared, Replica, Reread, Resync
-from imperfect_dollop.replica.stamp import ABSENT, MAX_DRIFT, Stamp
+from imperfect_dollop.replica.stamp import ABSENT, MAX_DRIFT, Stamp, seconds
 
 from .builders import (
     KEYS,
@@ -278,7 +278,7 @@ def test_a_time_beyond_the_drift_bound_is_ignored_in_doubt_and_moves_no_clock() 
     before = replica.clock.time
     assert doubts(give(replica, update(TWO, 100 + MAX_DRIFT + 1, S1), second=100)) == {1}
     assert holds(replica, ONE)
-    assert (replica.clock.time, replica.counts.rejected) == (before, 1)
+    assert (replica.clock.time, replica.counts.rejections.total()) == (before, 1)
 
 
 def test_what_was_applied_is_older_than_what_is_written_next() -> None:
@@ -319,7 +319,7 @@ def test_content_that_does_not_fit_is_a_doubt(bad: Event) -> None:
     replica = holding()
     assert doubts(give(replica, bad)) == {1}
     assert holds(replica, ONE)
-    assert replica.counts.rejected == 1
+    assert replica.counts.rejections.total() == 1
 
 
 def test_a_key_function_that_raises_on_their_content_is_a_doubt() -> None:
@@ -623,3 +623,24 @@ def test_kinds_made_of_nothing_are_refused_as_content() -> None:
     odd = event(Kind.REREAD, 1, TWO, S2, S1)
     assert doubts(give(replica, odd)) == {1}
     assert holds(replica, ONE)
+
+
+# -- how long events were on their way -------------------------------------------------------------
+
+
+def test_only_what_was_written_has_a_time_on_its_way() -> None:
+    replica = holding()
+    replica.receive(batch(found(1, TWO, S2, S1), first=1), NOW + 10)
+    assert replica.counts.applied == 1
+    assert sum(replica.counts.propagation.counts) == 0
+    replica.receive(batch(update(THREE, 3, S2), first=2), NOW + 10)
+    assert sum(replica.counts.propagation.counts) == 1
+    assert replica.counts.propagation.total == pytest.approx(7.0)
+
+
+def test_a_sibling_whose_clock_is_ahead_counts_as_quick() -> None:
+    replica = holding()
+    ahead = seconds(S2.time) - 5
+    replica.receive(batch(update(TWO, 2, S1)), ahead)
+    assert replica.counts.applied == 1
+    assert (replica.counts.propagation.counts[0], replica.counts.propagation.total) == (1, 0.0)

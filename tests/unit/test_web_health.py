@@ -81,6 +81,20 @@ async def test_not_ready_before_the_first_complete_load() -> None:
         assert ready(node)[0] == 200
 
 
+async def test_not_ready_while_the_first_load_goes_on() -> None:
+    source = SchoolSource(Student(1, "Ada"))
+    gate = source.hold("load_all")
+    one = member("memory://loading", source)
+    entering = asyncio.create_task(one.node.__aenter__())
+    await eventually(lambda: gate.entered)
+    status, body = ready(one.node)
+    assert (status, body["repositories"]["Student"]["state"]) == (503, "loading")
+    gate.open()
+    await entering
+    assert ready(one.node)[0] == 200
+    await one.node.__aexit__(None, None, None)
+
+
 async def test_ready_while_the_source_is_away() -> None:
     source = SchoolSource(ADA)
     repo = repository(source, ttl=0.02)
