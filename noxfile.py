@@ -52,6 +52,9 @@ DEMO_URLS = {"--broker": "DOLLOP_DEMO_BROKER", "--database": "DOLLOP_DEMO_DATABA
 SAMPLE_URLS = {"--broker": "STUDENTS_BROKER", "--database": "STUDENTS_DATABASE"}
 """The same for the five instances. What is no URL names a kind, like rabbitmq."""
 
+SAMPLE_EXTRAS = ("fastapi", "prometheus", "rabbitmq", "redis", "sqlalchemy")
+"""What examples/students takes of our extras, here and in docker/Dockerfile."""
+
 FAREWELL_SECONDS = 30
 """For the demo and the five instances to end what they have begun, after Ctrl-C."""
 
@@ -152,18 +155,7 @@ def demo(session: nox.Session) -> None:
 def sample(session: nox.Session) -> None:
     """Run five instances of examples/students on the best broker and database there are; --help tells more."""
     urls, words = urls_apart(session, SAMPLE_URLS)
-    broker, database = (scheme_of(urls[variable]) for variable in SAMPLE_URLS.values())
-    # Of what is not named, whatever is found is used, and what will be found is not known yet.
-    brokers = {EXTRAS.get(broker, broker)} & set(EXTRAS.values()) or set(EXTRAS.values())
-    drivers = (
-        set()
-        if database == "sqlite"
-        else {DRIVERS[database]}
-        if database in DRIVERS
-        else set(DRIVERS.values())
-    )
-    extras = {"fastapi", "prometheus", "sqlalchemy", *brokers}
-    session.install(f".[{','.join(sorted(extras))}]", *group("sample"), *requirements(drivers))
+    session.install(f".[{','.join(SAMPLE_EXTRAS)}]", *group("sample"))
     session.run(
         *("python", "-m", "examples.students.five", *words),
         env=urls,
@@ -179,10 +171,6 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
-IMAGE_EXTRAS = ("fastapi", "prometheus", "rabbitmq", "redis", "sqlalchemy")
-"""What docker/Dockerfile has of our extras."""
-
-
 @nox.session(python=PYTHON)
 def lock(session: nox.Session) -> None:
     """Pin with hashes what docker/Dockerfile installs; takes uv's arguments, as in ``-- --upgrade``.
@@ -190,22 +178,15 @@ def lock(session: nox.Session) -> None:
     Without any, what is pinned already stays as long as pyproject.toml allows it.
     """
     session.install(*group("lock"))
-    compile_ = (
-        "uv",
-        "pip",
-        "compile",
-        "--universal",
-        "--python-version",
-        "3.11",
-        "--generate-hashes",
-    )
-    extras = [f"--extra={extra}" for extra in IMAGE_EXTRAS]
+    pins = ("--python-version", "3.11", "--generate-hashes")
+    extras = [f"--extra={extra}" for extra in SAMPLE_EXTRAS]
     for arguments, output in (
         (("pyproject.toml", *extras, "--group=image"), "docker/requirements.txt"),
         (("--group=image-build",), "docker/requirements-build.txt"),
     ):
         session.run(
-            *(*compile_, *arguments, "--output-file", output, *session.posargs),
+            *("uv", "pip", "compile", "--universal", *pins, *arguments),
+            *("--output-file", output, *session.posargs),
             env={"UV_CUSTOM_COMPILE_COMMAND": "python3 -m nox -s lock"},
             silent=True,
         )

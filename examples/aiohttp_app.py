@@ -10,6 +10,7 @@ without a database it is a file.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -22,11 +23,13 @@ from sqlalchemy.schema import CreateTable
 
 from imperfect_dollop import (
     ConflictError,
-    DollopError,
     EntityExistsError,
     EntityNotFoundError,
+    LoadTimeoutError,
     Node,
+    NotReadyError,
     Repository,
+    SourceUnavailableError,
 )
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 from imperfect_dollop.web.aiohttp import NODE, cleanup_ctx, health, repository
@@ -81,8 +84,9 @@ async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except (ConflictError, EntityExistsError, EntityNotFoundError) as error:
         raise web.HTTPConflict(text=type(error).__name__) from error
-    except DollopError as error:
-        raise web.HTTPServiceUnavailable(text=type(error).__name__) from error
+    except (NotReadyError, SourceUnavailableError, LoadTimeoutError) as error:
+        headers = {"Retry-After": "1"}
+        raise web.HTTPServiceUnavailable(text=type(error).__name__, headers=headers) from error
 
 
 async def name_node(request: web.Request, response: web.StreamResponse) -> None:
@@ -90,6 +94,7 @@ async def name_node(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def create_app() -> web.Application:
+    logging.basicConfig(level=logging.INFO)  # else nobody hears what becomes of the node
     engine = create_async_engine(
         os.environ.get("SCHOOL_DATABASE", "sqlite+aiosqlite:///school.sqlite")
     )
@@ -105,7 +110,8 @@ def create_app() -> web.Application:
     async def database(app: web.Application) -> AsyncIterator[None]:
         """What the node needs: there before it opens, and until it has closed."""
         try:
-            # A service with migrations leaves this out, and so starts while its database is away, too.
+            # Here for brevity. In a service of your own migrations do it: this one does not start while the database is
+            # away, and would make an empty table while somebody has the full one elsewhere for a moment.
             async with engine.begin() as connection:
                 await connection.execute(CreateTable(STUDENTS, if_not_exists=True))
             yield

@@ -8,6 +8,7 @@ a database it is a file.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,11 +23,13 @@ from sqlalchemy.schema import CreateTable
 
 from imperfect_dollop import (
     ConflictError,
-    DollopError,
     EntityExistsError,
     EntityNotFoundError,
+    LoadTimeoutError,
     Node,
+    NotReadyError,
     Repository,
+    SourceUnavailableError,
 )
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 from imperfect_dollop.web.fastapi import current_node, health, lifespan, repository
@@ -82,13 +85,18 @@ async def name_node(response: Response, node: Annotated[Node, Depends(current_no
     response.headers["X-Node"] = node.name
 
 
-async def refuse(request: Request, error: Exception) -> Response:
-    """Somebody was faster, or the database is away."""
-    faster = isinstance(error, (ConflictError, EntityExistsError, EntityNotFoundError))
-    return JSONResponse({"detail": type(error).__name__}, 409 if faster else 503)
+async def too_late(request: Request, error: Exception) -> Response:
+    """Somebody was faster."""
+    return JSONResponse({"detail": type(error).__name__}, 409)
+
+
+async def later(request: Request, error: Exception) -> Response:
+    """The database is away, or nothing is loaded yet."""
+    return JSONResponse({"detail": type(error).__name__}, 503, {"Retry-After": "1"})
 
 
 def create_app() -> FastAPI:
+    logging.basicConfig(level=logging.INFO)  # else nobody hears what becomes of the node
     engine = create_async_engine(
         os.environ.get("SCHOOL_DATABASE", "sqlite+aiosqlite:///school.sqlite")
     )
@@ -105,7 +113,8 @@ def create_app() -> FastAPI:
     async def around(app: FastAPI) -> AsyncIterator[None]:
         """What the node needs: there before it opens, and until it has closed."""
         try:
-            # A service with migrations leaves this out, and so starts while its database is away, too.
+            # Here for brevity. In a service of your own migrations do it: this one does not start while the database is
+            # away, and would make an empty table while somebody has the full one elsewhere for a moment.
             async with engine.begin() as connection:
                 await connection.execute(CreateTable(STUDENTS, if_not_exists=True))
             async with lifespan(node)(app):
@@ -114,7 +123,10 @@ def create_app() -> FastAPI:
             await engine.dispose()
 
     app = FastAPI(title="School", lifespan=around)
-    app.add_exception_handler(DollopError, refuse)
+    for faster in (ConflictError, EntityExistsError, EntityNotFoundError):
+        app.add_exception_handler(faster, too_late)
+    for away in (NotReadyError, SourceUnavailableError, LoadTimeoutError):
+        app.add_exception_handler(away, later)
     app.include_router(router, dependencies=[Depends(name_node)])
     app.include_router(health(node))
     return app

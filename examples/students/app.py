@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -11,9 +12,10 @@ from fastapi import Depends, FastAPI
 
 from imperfect_dollop import ConfigurationError, Node, Repository
 from imperfect_dollop.metrics.prometheus import endpoint, register, unregister
+from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 from imperfect_dollop.web.fastapi import current_node, health, lifespan
 
-from .database import new_engine, source_of
+from .database import new_engine
 from .errors import add_handlers
 from .model import Student, students_table
 from .routes import router
@@ -24,6 +26,11 @@ __all__ = ["create_app"]
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service, by default as the environment says; ends the process if that cannot work."""
+    # uvicorn sets up its own loggers only, and nobody would hear what becomes of the node.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)-9s %(name)s: %(message)s")
+    logging.getLogger("aiormq").setLevel(
+        logging.CRITICAL
+    )  # the library says it, without a traceback
     try:
         return _create_app(settings or Settings.from_environment())
     except (SettingsError, ConfigurationError) as error:
@@ -34,9 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _create_app(settings: Settings) -> FastAPI:
     engine = new_engine(settings.database)
-    table = students_table(settings.table)
+    source = SQLAlchemySource(engine, students_table(settings.table), version_column="version")
     students: Repository[int, Student] = Repository(
-        Student, source=source_of(engine, table), version="version", ttl=settings.ttl
+        Student, source=source, version="version", ttl=settings.ttl
     )
     node = Node(settings.broker, students, namespace=settings.namespace, name=settings.node)
 

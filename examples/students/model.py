@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Integer, MetaData, String, Table
+from sqlalchemy import Column, Identity, Integer, MetaData, String, Table
 
-__all__ = ["MAX_ID", "MAX_TEXT", "Student", "students_table"]
+__all__ = ["MAX_GIVEN_ID", "MAX_ID", "MAX_TEXT", "Student", "students_table"]
 
 MAX_ID = 2**31 - 1
 """The highest number that an INTEGER of PostgreSQL and MariaDB holds."""
+
+MAX_GIVEN_ID = 999_999
+"""The highest id that a client may give. PostgreSQL makes those above it: it does not look at what was given."""
 
 MAX_TEXT = 100
 """Characters of a name and of a city."""
@@ -32,7 +35,7 @@ def students_table(name: str) -> Table:
     return Table(
         name,
         MetaData(),
-        Column("id", Integer, primary_key=True),
+        Column("id", Integer, Identity(start=MAX_GIVEN_ID + 1), primary_key=True),
         Column("name", String(MAX_TEXT), nullable=False),
         Column("city", String(MAX_TEXT), nullable=False),
         Column("version", Integer, nullable=False, default=0),

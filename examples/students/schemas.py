@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from .model import MAX_ID, MAX_TEXT
+from .model import MAX_GIVEN_ID, MAX_ID, MAX_TEXT
 
 __all__ = [
     "City",
@@ -18,9 +18,6 @@ __all__ = [
     "StudentId",
     "StudentOut",
 ]
-
-MAX_GIVEN_ID = 1_000_000_000
-"""Of keys that clients give: above them there is room for those that the database makes."""
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
@@ -84,7 +81,7 @@ class Conflict(Problem):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"detail": "student 1 has version 1, not 0", "current": {**ADA, "version": 1}}
+                {"detail": "student 1 has another version", "current": {**ADA, "version": 1}}
             ]
         }
     )

@@ -37,3 +37,5 @@ if __name__ == "__main__":
         asyncio.run(_create(Settings.from_environment()))
     except SettingsError as error:
         sys.exit(f"students: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"students: the database's driver is missing: pip install {error.name}")

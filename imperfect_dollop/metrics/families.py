@@ -147,13 +147,13 @@ FAMILIES: Final = (
     Family(
         "dollop_data_age_seconds",
         "gauge",
-        "Since the last complete read of the source began on any node; on demand, since the last here. NaN before.",
+        "Seconds since the last complete read of the source began on any node; on demand, since the last read here.",
         _of_each(_data_age),
     ),
     Family(
         "dollop_source_connection_age_seconds",
         "gauge",
-        "For which every read of the source by this node has succeeded. NaN while it fails or was not read.",
+        "Seconds for which every read of the source by this node has succeeded. NaN while it fails or was not read.",
         _of_each(_source_age),
     ),
     Family(
@@ -197,7 +197,7 @@ FAMILIES: Final = (
     Family(
         "dollop_load_seconds_total",
         "counter",
-        "Spent in reads of the source.",
+        "Seconds spent in reads of the source.",
         _of_stats(
             label="kind",
             keys=lambda stats: stats.load_seconds,
@@ -262,7 +262,7 @@ FAMILIES: Final = (
     Family(
         "dollop_propagation_seconds",
         "histogram",
-        "From a sibling's commit until the event was applied here, by both hosts' clocks.",
+        "Seconds from a sibling's commit until the event was applied here, by both hosts' clocks.",
         _of_each(lambda repository: repository.stats.propagation),
     ),
     Family(
@@ -303,7 +303,7 @@ FAMILIES: Final = (
     Family(
         "dollop_snapshot_seconds_total",
         "counter",
-        "Spent in taking and giving copies, those that came to nothing included.",
+        "Seconds spent in taking and giving copies, those that came to nothing included.",
         _of_stats(
             label="direction",
             taken=lambda stats: stats.snapshot_seconds,
@@ -313,7 +313,7 @@ FAMILIES: Final = (
     Family(
         "dollop_snapshot_bytes_total",
         "counter",
-        "Received and sent for copies, those that came to nothing included.",
+        "Bytes received and sent for copies, those that came to nothing included.",
         _of_stats(
             label="direction",
             taken=lambda stats: stats.snapshot_bytes,
@@ -360,7 +360,7 @@ FAMILIES: Final = (
     Family(
         "dollop_messages_rejected_total",
         "counter",
-        "Messages from the broker that were none, by reason.",
+        "What arrived from the broker and was no message, by reason.",
         _rejected_messages,
     ),
     Family(

@@ -63,7 +63,12 @@ def repository(
 
 
 def health(node: Node) -> list[web.RouteDef]:
-    """Routes for ``app.add_routes(...)``: ``/live`` and ``/ready``, as in `imperfect_dollop.web.health`."""
+    """Routes for ``app.add_routes(...)``: ``/live`` and ``/ready``, as in `imperfect_dollop.web.health`.
+
+    Raises `ConfigurationError` for what is no node.
+    """
+    if not isinstance(node, Node):
+        raise ConfigurationError(f"health(node) takes a Node, not {node!r}")
     return [
         web.get("/live", _answer(node, probes.live)),
         web.get("/ready", _answer(node, probes.ready)),

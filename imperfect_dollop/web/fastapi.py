@@ -126,8 +126,10 @@ def repository(entity: type[V], name: str | None = None) -> RepositoryOf[V]:
 def health(node: Node) -> APIRouter:
     """Routes for ``app.include_router(...)``: ``/live`` and ``/ready``, as in `imperfect_dollop.web.health`.
 
-    They are not in the schema: who asks them is no client of the API.
+    Raises `ConfigurationError` for what is no node. They are not in the schema: who asks them is no client of the API.
     """
+    if not isinstance(node, Node):
+        raise ConfigurationError(f"health(node) takes a Node, not {node!r}")
     router = APIRouter()
     for path, probe in (("/live", probes.live), ("/ready", probes.ready)):
         router.add_api_route(

@@ -30,6 +30,7 @@ from examples.students.settings import Settings, SettingsError, async_url
 from examples.students.table import create_table
 
 ADA = {"name": "Ada", "city": "London"}
+FIRST = {"id": 1, **ADA}
 ROOT = Path(__file__).parents[2]
 
 
@@ -94,21 +95,23 @@ async def execute(settings: Settings, statement: str) -> None:
 async def test_a_student_from_its_creation_to_its_end(everywhere: Settings) -> None:
     async with served(everywhere) as client:
         created = await client.post("/students", json=ADA)
-        assert (created.status_code, created.headers["location"]) == (201, "/students/1")
-        assert created.json() == {"id": 1, **ADA, "version": 0}
-        assert (await client.get("/students/1")).json() == created.json()
-        replaced = await client.put("/students/1", json={"name": "Zoë 🎓", "city": "Paris"})
+        key = created.json()["id"]
+        here = f"/students/{key}"
+        assert (created.status_code, created.headers["location"]) == (201, here)
+        assert created.json() == {"id": key, **ADA, "version": 0}
+        assert (await client.get(here)).json() == created.json()
+        replaced = await client.put(here, json={"name": "Zoë 🎓", "city": "Paris"})
         assert replaced.status_code == 200
-        assert replaced.json() == {"id": 1, "name": "Zoë 🎓", "city": "Paris", "version": 1}
+        assert replaced.json() == {"id": key, "name": "Zoë 🎓", "city": "Paris", "version": 1}
         assert (await client.get("/students")).json() == [replaced.json()]
         assert (await client.get("/students", params={"city": "Paris"})).json() == [replaced.json()]
         assert (await client.get("/students", params={"city": "London"})).json() == []
-        gone = await client.delete("/students/1")
+        gone = await client.delete(here)
         assert (gone.status_code, gone.content) == (204, b"")
         for method, body in (("GET", None), ("PUT", ADA), ("DELETE", None)):
-            response = await client.request(method, "/students/1", json=body)
-            assert (response.status_code, response.json()) == (404, {"detail": "no student 1"})
-        assert (await client.post("/students", json=ADA)).json()["id"] == 2
+            response = await client.request(method, here, json=body)
+            assert (response.status_code, response.json()) == (404, {"detail": f"no student {key}"})
+        assert (await client.post("/students", json=ADA)).json()["id"] == key + 1
 
 
 async def test_keys_that_are_given_among_those_that_are_made(everywhere: Settings) -> None:
@@ -129,7 +132,7 @@ async def test_keys_that_are_given_among_those_that_are_made(everywhere: Setting
 
 async def test_a_version_that_is_no_more_is_refused(everywhere: Settings) -> None:
     async with served(everywhere) as client:
-        await client.post("/students", json=ADA)
+        await client.post("/students", json=FIRST)
         first = await client.put("/students/1", json={**ADA, "city": "Oslo", "version": 0})
         assert (first.status_code, first.json()["version"]) == (200, 1)
         second = await client.put("/students/1", json={**ADA, "city": "Rome", "version": 0})
@@ -146,8 +149,8 @@ async def test_a_write_without_version_goes_over_what_this_copy_has_not_heard_of
     everywhere: Settings,
 ) -> None:
     async with served(everywhere) as client:
-        for _ in range(2):
-            await client.post("/students", json=ADA)
+        for key in (1, 2):
+            await client.post("/students", json={"id": key, **ADA})
         await execute(everywhere, f"UPDATE {everywhere.table} SET version = 7, city = 'Oslo'")
         refused = await client.put("/students/1", json={**ADA, "version": 0})
         assert (refused.status_code, refused.json()["current"]["version"]) == (409, 7)
@@ -186,7 +189,7 @@ async def test_ids_that_no_row_can_have(settings: Settings, method: str, key: st
         '{"name": "%s", "city": "x"}' % ("x" * 101),
         '{"name": "Ada", "city": "x", "id": 0}',
         '{"name": "Ada", "city": "x", "id": true}',
-        '{"name": "Ada", "city": "x", "id": 1000000001}',
+        '{"name": "Ada", "city": "x", "id": 1000000}',
         '{"name": "Ada", "city": "x", "id": 99999999999999999999}',
         '{"name": "Ada", "city": "x", "town": "y"}',
         "{",
@@ -214,7 +217,7 @@ async def test_a_version_beyond_the_databases_integers(settings: Settings) -> No
 async def test_reads_go_on_and_writes_say_so(everywhere: Settings) -> None:
     away = f"{everywhere.table}_away"
     async with served(everywhere) as client:
-        await client.post("/students", json=ADA)
+        await client.post("/students", json=FIRST)
         await execute(everywhere, f"ALTER TABLE {everywhere.table} RENAME TO {away}")
         for method, path, body in (
             ("POST", "/students", ADA),
@@ -242,6 +245,28 @@ async def test_an_instance_without_database_and_siblings_is_not_ready(settings: 
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
         assert response.json() == {"detail": "the students are not loaded yet"}
         assert (await client.get("/live")).status_code == 200
+
+
+async def test_what_becomes_of_an_instance_is_in_its_log(settings: Settings) -> None:
+    program = (
+        "import asyncio; from examples.students.app import create_app\n"
+        "async def main():\n"
+        "    app = create_app()\n"
+        "    async with app.router.lifespan_context(app): pass\n"
+        "asyncio.run(main())"
+    )
+    environment = {
+        **os.environ,
+        "STUDENTS_DATABASE": settings.database,
+        "STUDENTS_TABLE": "there_is_none",
+        "STUDENTS_NODE": "one",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env=environment, cwd=ROOT, stdout=PIPE, stderr=STDOUT
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    assert "WARNING   imperfect_dollop.session: one: Student is cold: source: " in said.decode()
 
 
 # -- the table -------------------------------------------------------------------------------------

@@ -37,21 +37,6 @@ CHECKS = 22
 """As many lines has the story."""
 
 
-@pytest.fixture(params=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> str:
-    """A kind of broker that a run can start itself, each in turn."""
-    kind: str = request.param
-    if KINDS[kind].path() is None:
-        absent(f"no {KINDS[kind].program} on this machine")
-    return kind
-
-
-@pytest.fixture(params=["postgres", "mariadb"])
-def database(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 async def tables(database: str) -> set[str]:
     """Those of any run."""
     engine = new_engine(async_url(database))
@@ -59,6 +44,28 @@ async def tables(database: str) -> set[str]:
         names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
     await engine.dispose()
     return {name for name in names if name.startswith("students_")}
+
+
+@contextlib.asynccontextmanager
+async def running(
+    *arguments: str, until: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A run that has come so far as to say `until`, and what it has said; ended, whatever happens."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    said = ""
+    try:
+        while not said.endswith(until):
+            line = (await process.stdout.readline()).decode()
+            assert line, f"it has ended; it said: {said}"
+            said += line
+        yield process, said
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.communicate()
 
 
 def named(output: str) -> set[str]:
@@ -84,7 +91,14 @@ async def run(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(180)
-async def test_the_story_on_private_brokers(kind: str, database: str) -> None:
+@pytest.mark.parametrize(("kind", "server"), [("redis", "postgres"), ("rabbitmq", "mariadb")])
+async def test_the_story_on_private_brokers(
+    request: pytest.FixtureRequest, kind: str, server: str
+) -> None:
+    """Each broker and each database once: what the death of one shows does not depend on the other."""
+    if KINDS[kind].path() is None:
+        absent(f"no {KINDS[kind].program} on this machine")
+    database: str = request.getfixturevalue(f"{server}_url")
     code, output = await run("--check", "--broker", kind, "--database", database)
     assert code == 0, output
     assert output.count("\N{CHECK MARK}") == CHECKS, output
@@ -216,7 +230,7 @@ async def test_without_a_broker_it_is_said_what_to_install(
         ("kafka", "takes a URL or one of redis, rabbitmq"),
         ("kafka://a:secret@b", "kafka:// names no broker"),
         ("redis://:secret@127.0.0.1:1", "no broker at redis://127.0.0.1:1: "),
-        ("memory://x", "memory:// can be used without --check"),
+        ("memory://x", "memory:// joins the nodes of one process"),
     ],
 )
 async def test_a_broker_that_cannot_be_used(tmp_path: Path, given: str, said: str) -> None:
@@ -259,51 +273,36 @@ def alive(processes: list[int]) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc to find children in")
-@pytest.mark.parametrize("given", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(("given", "check"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 async def test_an_interrupted_run_leaves_nothing_behind(
     postgres_url: str, given: signal.Signals, check: bool
 ) -> None:
     if KINDS["redis"].path() is None:
         absent("no redis-server on this machine")
-    arguments = ["--broker", "redis", "--database", postgres_url]
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, *["--check"] * check, cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    said = ""
-    while not said.endswith(("Writes through all five\n", "drops the table.\n")):
-        said += (await process.stdout.readline()).decode()
-    started = children(process.pid)
-    assert len(started) == 6
-    assert named(said) <= await tables(postgres_url)
-    process.send_signal(given)
-    while len(children(process.pid)) == 6:  # the end has begun, and is not to be disturbed
-        await asyncio.sleep(0.001)
-    process.send_signal(given)
-    output, _ = await process.communicate()
-    assert process.returncode == (130 if check else 0)
-    assert "held" not in output.decode()
-    assert not alive(started)
-    assert not named(said) & await tables(postgres_url)
+    arguments = ["--broker", "redis", "--database", postgres_url, *["--check"] * check]
+    until = "Writes through all five\n" if check else "drops the table.\n"
+    async with running(*arguments, until=until) as (process, said):
+        started = children(process.pid)
+        assert len(started) == 6
+        assert named(said) <= await tables(postgres_url)
+        process.send_signal(given)
+        while len(children(process.pid)) == 6:  # the end has begun, and is not to be disturbed
+            await asyncio.sleep(0.001)
+        process.send_signal(given)
+        output, _ = await process.communicate()
+        assert process.returncode == (130 if check else 0)
+        assert "held" not in output.decode()
+        assert not alive(started)
+        assert not named(said) & await tables(postgres_url)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc to find children in")
 async def test_an_instance_that_dies_ends_the_run(redis_url: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *("--broker", redis_url, "--database", "sqlite"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    said = ""
-    while not said.endswith("drops the table.\n"):
-        said += (await process.stdout.readline()).decode()
-    started = children(process.pid)
-    os.kill(started[2], signal.SIGKILL)
-    _, errors = await process.communicate()
-    assert process.returncode == 1
-    assert b"instance three has ended; the last it said:" in errors
-    assert not alive(started)
+    arguments = ["--broker", redis_url, "--database", "sqlite"]
+    async with running(*arguments, until="drops the table.\n") as (process, _):
+        started = children(process.pid)
+        os.kill(started[2], signal.SIGKILL)
+        _, errors = await process.communicate()
+        assert process.returncode == 1
+        assert b"instance three has ended; the last it said:" in errors
+        assert not alive(started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import dataclasses
 import json
@@ -9,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,8 @@ from typing import Any, Final
 import pytest
 import yaml
 from aioprometheus.collectors import Registry
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from examples.students.settings import Settings
 from imperfect_dollop import FunctionSource, Node, Repository, State
@@ -323,6 +327,27 @@ def test_hosts_in_urls_are_services_of_the_same_network() -> None:
     for name in ("mariadb", "rabbitmq", "redis"):
         assert "storage" in SERVICES[name]["networks"]
         assert all("storage" in SERVICES[student]["networks"] for student in STUDENTS)
+
+
+# -- requirements ----------------------------------------------------------------------------------
+
+
+def test_what_is_pinned_is_what_pyproject_asks_for() -> None:
+    """Else it is time for `nox -s lock`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    session = (ROOT / "noxfile.py").read_text()
+    found = re.search(r"^SAMPLE_EXTRAS = (\(.*\))$", session, flags=re.MULTILINE)
+    assert found is not None
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["image"]]
+    for extra in ast.literal_eval(found[1]):
+        wanted += project["project"]["optional-dependencies"][extra]
+    pinned = dict(
+        re.findall(
+            r"^([\w.-]+)==([^\s;]+)", (DOCKER / "requirements.txt").read_text(), re.MULTILINE
+        )
+    )
+    for need in map(Requirement, wanted):
+        assert need.specifier.contains(pinned[canonicalize_name(need.name)]), need
 
 
 # -- Prometheus and Grafana ------------------------------------------------------------------------

@@ -8,8 +8,12 @@ import dataclasses
 import json
 from typing import Any
 
-from imperfect_dollop import Node, Repository
+import pytest
+
+from imperfect_dollop import ConfigurationError, Node, Repository
 from imperfect_dollop.brokers.memory import MemoryBroker
+from imperfect_dollop.web.aiohttp import health as of_aiohttp
+from imperfect_dollop.web.fastapi import health as of_fastapi
 from imperfect_dollop.web.health import live, ready
 
 from .school import SchoolSource, Student, eventually, member, repository, soon
@@ -144,6 +148,14 @@ async def test_not_ready_while_the_node_is_left() -> None:
         gate.open()
         await soon(leaving)
         assert (await soon(write)).name == "Augusta"
+
+
+def test_what_is_no_node_has_no_health() -> None:
+    for health in (of_fastapi, of_aiohttp):
+        with pytest.raises(
+            ConfigurationError, match=r"health\(node\) takes a Node, not <Repository"
+        ):
+            health(repository(SchoolSource()))  # type: ignore[arg-type]
 
 
 async def test_alive_whatever_the_state() -> None:

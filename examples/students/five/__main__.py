@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -27,8 +26,6 @@ def main() -> int:
     0 after Ctrl-C, or if every check held; 1 if not, or if an instance has failed; 2 without a broker or a database;
     130 if interrupted before the end of a check, or before the instances were ready.
     """
-    # That a broker does not answer yet is waited for, and that it never does is said in our own words.
-    logging.getLogger("imperfect_dollop").addHandler(logging.NullHandler())
     try:
         return asyncio.run(_interruptible(_options()))
     except asyncio.CancelledError:

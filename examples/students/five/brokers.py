@@ -74,6 +74,8 @@ async def broker_of(given: str | None, folder: Path) -> AsyncIterator[Broker]:
 
     Raises `NotFoundError`, and `ProcessError` for a server of our own that does not start.
     """
+    if given and given.startswith("memory://"):
+        raise NotFoundError("memory:// joins the nodes of one process, and these are five")
     if given and "://" in given:
         await _prove(given)
         yield Broker(given, f"{_masked(given)}, as given")
@@ -103,7 +105,7 @@ async def fault_of(broker: Broker) -> AsyncIterator[Fault]:
     parts = urlsplit(broker.url)
     if parts.scheme not in ("redis", "amqp"):
         raise NotFoundError(
-            f"--check cuts a broker that it was given by a relay on {LOOPBACK}, which TLS and memory:// do not allow;"
+            f"--check cuts a broker that it was given by a relay on {LOOPBACK}, which TLS does not allow;"
             f" {parts.scheme}:// can be used without --check"
         )
     relay = Relay(parts.hostname or "localhost", parts.port or USUAL_PORTS[parts.scheme])
