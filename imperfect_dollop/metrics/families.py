@@ -73,14 +73,13 @@ def _of_each(read: Callable[[RepositoryFigures], Value]) -> Read:
     ]
 
 
-def _of_stats(*, label: str = "", **reads: Callable[[Stats], float]) -> Read:
-    """A sample of a repository's counters for each of `reads`, whose names are the values of `label`."""
+def _by(label: str, **reads: Callable[[Stats], float]) -> Read:
+    """A sample of each repository's counters for each of `reads`, whose names are the values of `label`."""
 
     def samples(figures: Figures) -> Iterator[tuple[Labels, Value]]:
         for repository in figures.repositories:
             for value, read in reads.items():
-                labels = {"repository": repository.name}
-                yield ({**labels, label: value} if label else labels), read(repository.stats)
+                yield {"repository": repository.name, label: value}, read(repository.stats)
 
     return samples
 
@@ -142,7 +141,7 @@ FAMILIES: Final = (
         "dollop_entities",
         "gauge",
         "Rows in memory.",
-        _of_each(lambda repository: repository.info.entities),
+        _of_each(lambda each: each.info.entities),
     ),
     Family(
         "dollop_data_age_seconds",
@@ -167,39 +166,39 @@ FAMILIES: Final = (
         "dollop_hits_total",
         "counter",
         "Keys answered from memory by get and get_many, and calls of get_all.",
-        _of_stats(hits=lambda stats: stats.hits),
+        _of_each(lambda each: each.stats.hits),
     ),
     Family(
         "dollop_misses_total",
         "counter",
         "Reads of a key that was not in memory.",
-        _of_stats(misses=lambda stats: stats.misses),
+        _of_each(lambda each: each.stats.misses),
     ),
     Family(
         "dollop_stale_served_total",
         "counter",
         "Hits that were answered with data older than ttl.",
-        _of_stats(stale=lambda stats: stats.stale_served),
+        _of_each(lambda each: each.stats.stale_served),
     ),
     Family(
         "dollop_evictions_total",
         "counter",
         "Rows dropped to stay within max_entries.",
-        _of_stats(evictions=lambda stats: stats.evictions),
+        _of_each(lambda each: each.stats.evictions),
     ),
     # -- the source
     Family(
         "dollop_loads_total",
         "counter",
         "Reads of the source that were begun: of keys, or of all rows.",
-        _of_stats(label="kind", keys=lambda stats: stats.loads, all=lambda stats: stats.full_loads),
+        _by("kind", keys=lambda stats: stats.loads, all=lambda stats: stats.full_loads),
     ),
     Family(
         "dollop_load_seconds_total",
         "counter",
         "Seconds spent in reads of the source.",
-        _of_stats(
-            label="kind",
+        _by(
+            "kind",
             keys=lambda stats: stats.load_seconds,
             all=lambda stats: stats.full_load_seconds,
         ),
@@ -208,50 +207,50 @@ FAMILIES: Final = (
         "dollop_load_failures_total",
         "counter",
         "Reads of the source that failed.",
-        _of_stats(failures=lambda stats: stats.load_failures),
+        _of_each(lambda each: each.stats.load_failures),
     ),
     Family(
         "dollop_writes_total",
         "counter",
         "Creates, updates and deletes that the source has committed.",
-        _of_stats(writes=lambda stats: stats.writes),
+        _of_each(lambda each: each.stats.writes),
     ),
     Family(
         "dollop_conflicts_total",
         "counter",
         "Writes that the source refused because of another version or a constraint.",
-        _of_stats(conflicts=lambda stats: stats.conflicts),
+        _of_each(lambda each: each.stats.conflicts),
     ),
     # -- events
     Family(
         "dollop_events_sent_total",
         "counter",
         "Events that the broker has taken.",
-        _of_stats(sent=lambda stats: stats.events_sent),
+        _of_each(lambda each: each.stats.events_sent),
     ),
     Family(
         "dollop_events_received_total",
         "counter",
         "Events of siblings.",
-        _of_stats(received=lambda stats: stats.events_received),
+        _of_each(lambda each: each.stats.events_received),
     ),
     Family(
         "dollop_events_applied_total",
         "counter",
         "Events that changed what is held.",
-        _of_stats(applied=lambda stats: stats.applied),
+        _of_each(lambda each: each.stats.applied),
     ),
     Family(
         "dollop_events_ignored_total",
         "counter",
         "Events that changed nothing: held already, in doubt, or of a row not held here.",
-        _of_stats(ignored=lambda stats: stats.ignored),
+        _of_each(lambda each: each.stats.ignored),
     ),
     Family(
         "dollop_events_duplicate_total",
         "counter",
         "Events that had been taken in before.",
-        _of_stats(duplicates=lambda stats: stats.duplicates),
+        _of_each(lambda each: each.stats.duplicates),
     ),
     Family(
         "dollop_events_rejected_total",
@@ -263,7 +262,7 @@ FAMILIES: Final = (
         "dollop_propagation_seconds",
         "histogram",
         "Seconds from a sibling's commit until the event was applied here, by both hosts' clocks.",
-        _of_each(lambda repository: repository.stats.propagation),
+        _of_each(lambda each: each.stats.propagation),
     ),
     Family(
         "dollop_outbox_events",
@@ -276,26 +275,26 @@ FAMILIES: Final = (
         "dollop_doubts_total",
         "counter",
         "Keys that had to be read again because what is right was in doubt.",
-        _of_stats(doubts=lambda stats: stats.doubts),
+        _of_each(lambda each: each.stats.doubts),
     ),
     Family(
         "dollop_gaps_total",
         "counter",
         "Times that something was noticed to be missing.",
-        _of_stats(gaps=lambda stats: stats.gaps),
+        _of_each(lambda each: each.stats.gaps),
     ),
     Family(
         "dollop_repairs_total",
         "counter",
         "Times that everything was compared with the source because something was missing.",
-        _of_stats(repairs=lambda stats: stats.repairs),
+        _of_each(lambda each: each.stats.repairs),
     ),
     Family(
         "dollop_snapshots_total",
         "counter",
         "Copies of the whole set, taken from siblings and given to them.",
-        _of_stats(
-            label="direction",
+        _by(
+            "direction",
             taken=lambda stats: stats.snapshots,
             given=lambda stats: stats.snapshots_given,
         ),
@@ -304,8 +303,8 @@ FAMILIES: Final = (
         "dollop_snapshot_seconds_total",
         "counter",
         "Seconds spent in taking and giving copies, those that came to nothing included.",
-        _of_stats(
-            label="direction",
+        _by(
+            "direction",
             taken=lambda stats: stats.snapshot_seconds,
             given=lambda stats: stats.snapshot_seconds_given,
         ),
@@ -314,8 +313,8 @@ FAMILIES: Final = (
         "dollop_snapshot_bytes_total",
         "counter",
         "Bytes received and sent for copies, those that came to nothing included.",
-        _of_stats(
-            label="direction",
+        _by(
+            "direction",
             taken=lambda stats: stats.snapshot_bytes,
             given=lambda stats: stats.snapshot_bytes_given,
         ),

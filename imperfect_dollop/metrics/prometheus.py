@@ -123,9 +123,8 @@ class _Shown:
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}  # by namespace
         self._figures: dict[str, Figures] = {}
-        self._read_by: set[str] = (
-            set()
-        )  # families that were handed these; nobody since the event loop has turned
+        # The families that were handed these, since the event loop has turned.
+        self._read_by: set[str] = set()
 
     def figures(self, family: str) -> dict[str, Figures]:
         """Of all nodes, by namespace: read once for all families, as they are rendered one after the other."""
