@@ -25,6 +25,7 @@ from imperfect_dollop import (
     ConflictError,
     EntityExistsError,
     EntityNotFoundError,
+    InvalidEntityError,
     LoadTimeoutError,
     Node,
     NotReadyError,
@@ -67,10 +68,11 @@ async def get_student(request: web.Request) -> web.Response:
 @routes.put(r"/students/{key:\d+}")
 async def put_student(request: web.Request) -> web.Response:
     students = repository(request, Student)
-    key, wanted = int(request.match_info["key"]), await request.json()
+    key = int(request.match_info["key"])
     try:
+        wanted = await request.json()
         student = Student(key, wanted["name"], wanted["city"], wanted.get("version", 0))
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise web.HTTPUnprocessableEntity(text="a student has name and city") from error
     known = await students.get(key) is not None
     stored = await (students.update(student) if known else students.create(student))
@@ -84,6 +86,8 @@ async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except (ConflictError, EntityExistsError, EntityNotFoundError) as error:
         raise web.HTTPConflict(text=type(error).__name__) from error
+    except InvalidEntityError as error:  # such as a name that is no text
+        raise web.HTTPUnprocessableEntity(text=type(error).__name__) from error
     except (NotReadyError, SourceUnavailableError, LoadTimeoutError) as error:
         headers = {"Retry-After": "1"}
         raise web.HTTPServiceUnavailable(text=type(error).__name__, headers=headers) from error

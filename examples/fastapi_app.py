@@ -25,6 +25,7 @@ from imperfect_dollop import (
     ConflictError,
     EntityExistsError,
     EntityNotFoundError,
+    InvalidEntityError,
     LoadTimeoutError,
     Node,
     NotReadyError,
@@ -90,6 +91,11 @@ async def too_late(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": type(error).__name__}, 409)
 
 
+async def impossible(request: Request, error: Exception) -> Response:
+    """No student, or no key."""
+    return JSONResponse({"detail": type(error).__name__}, 422)
+
+
 async def later(request: Request, error: Exception) -> Response:
     """The database is away, or nothing is loaded yet."""
     return JSONResponse({"detail": type(error).__name__}, 503, {"Retry-After": "1"})
@@ -125,6 +131,7 @@ def create_app() -> FastAPI:
     app = FastAPI(title="School", lifespan=around)
     for faster in (ConflictError, EntityExistsError, EntityNotFoundError):
         app.add_exception_handler(faster, too_late)
+    app.add_exception_handler(InvalidEntityError, impossible)
     for away in (NotReadyError, SourceUnavailableError, LoadTimeoutError):
         app.add_exception_handler(away, later)
     app.include_router(router, dependencies=[Depends(name_node)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -239,19 +240,18 @@ class Node:
             )
 
     async def _release(self) -> None:
-        """Nothing runs any more."""
+        """Nothing runs any more. Whatever one thing raises, the others are ended."""
         membership, self._membership = self._membership, None
         opened, self._opened = self._opened, None
-        try:
-            for repository, _ in zip(self.repositories, self._seats, strict=False):
-                repository.detach()
+        async with contextlib.AsyncExitStack() as stack:
+            if opened is not None:
+                stack.push_async_callback(opened.aclose)
             if membership is not None:
-                membership.close()
-        finally:
+                stack.callback(membership.close)
+            for repository, _ in zip(self.repositories, self._seats, strict=False):
+                stack.callback(repository.detach)
             self._seats.clear()
             self._supervisor = None
-            if opened is not None:
-                await opened.aclose()
 
     # -- what an application asks ----------------------------------------------------------------
 

@@ -165,7 +165,7 @@ class Repository(Generic[K, V]):
         self._alone: Supervisor | None = None
         self._session: Session[K, V] | None = None
         self._last_stats = Stats()
-        # Rows that may be answered with nothing else to consider: all of them, or none, as when they may be older
+        # Rows that may be answered with nothing else to consider: all of them, or none, as when they are older
         # than ttl, which is to be counted.
         self._hot: dict[K, V] = {}
         self._hits = 0
@@ -242,7 +242,7 @@ class Repository(Generic[K, V]):
         )
         if self._options.preload:
             session.upkeep.on_warm = self._heat
-            session.upkeep.on_due = session.upkeep.on_cold = self._cool
+            session.upkeep.on_stale = session.upkeep.on_cold = self._cool
         self._session = session
         self._hits = 0
         return session
@@ -252,8 +252,8 @@ class Repository(Generic[K, V]):
         session, self._session = self._session, None
         self._cool()
         if session is not None:
-            session.close()
             self._last_stats = self._counted(session)
+            session.close()
 
     def _heat(self) -> None:
         if not self._copy and self._session is not None:
@@ -530,7 +530,7 @@ class Repository(Generic[K, V]):
         """Reads of the whole set."""
         session.stats.hits += hits
         session.stats.misses += misses
-        if session.stale_for is not None:
+        if session.upkeep.stale:
             session.stats.stale_served += hits
 
     def _counted(self, session: Session[K, V]) -> Stats:

@@ -303,7 +303,7 @@ class Session(Generic[K, V]):
 
     def info(self) -> Info:
         """See `Info`."""
-        stale_for = self.stale_for
+        stale_for = self._stale_for()
         if self.options.preload:
             confirmed = self.replica.confirmed
             last, age = (seconds(confirmed) if confirmed else None), self.upkeep.age
@@ -334,8 +334,7 @@ class Session(Generic[K, V]):
             propagation=counts.propagation.copy(),
         )
 
-    @property
-    def stale_for(self) -> float | None:
+    def _stale_for(self) -> float | None:
         """Seconds by which the whole set is older than `ttl`; ``None`` if it is not."""
         age, ttl = self.upkeep.age, self.options.ttl
         return age - ttl if age is not None and ttl is not None and age > ttl else None

@@ -141,7 +141,10 @@ class Upkeep(Generic[K, V]):
         self.on_cold: Callable[[], None] = lambda: None
         self.on_doubt_of_all: Callable[[], None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None  # in what the state depends on
-        self.on_due: Callable[[], None] = lambda: None  # what is held may soon be older than ttl
+        self.on_stale: Callable[[], None] = lambda: None
+        self.stale: bool = False  # all that is held is older than ttl
+        self._stale_timer: asyncio.TimerHandle | None = None
+        self._load_failed = False  # of everything, and nobody's has succeeded since
 
     # -- what is known ---------------------------------------------------------------------------
 
@@ -271,6 +274,8 @@ class Upkeep(Generic[K, V]):
 
     def close(self) -> None:
         """Tell whoever still waits."""
+        if self._stale_timer is not None:
+            self._stale_timer.cancel()
         self._turn_away(ClosedError(f"{self.name}: closed while a call waited"))
 
     # -- the loop --------------------------------------------------------------------------------
@@ -305,8 +310,6 @@ class Upkeep(Generic[K, V]):
             return None
         age = self.age
         left = 0.0 if age is None else max(0.0, self._due_in - age)
-        if left == 0:
-            self.on_due()
         if left == 0 and self._siblings is not None and self._siblings.refreshing():
             return ELSEWHERE_PAUSE
         return left
@@ -331,6 +334,7 @@ class Upkeep(Generic[K, V]):
         self._attempted.set()
         if self.replica.cold:
             self.failures += 1
+            self._load_failed = True
             self.source_failed(failure or NotReadyError(f"{self.name}: nothing could be loaded"))
             self._turn_away(self.not_ready())
             return
@@ -450,10 +454,12 @@ class Upkeep(Generic[K, V]):
                 siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
             error, self._comparing = None, None
             self._stats.repairs += missing is not None and not overrun
+            self._load_failed = False
             self.source_answered()
             self._note_age()
         except DollopError as failure:
             error = failure
+            self._load_failed = True
             self.source_failed(failure)
         finally:
             if error is not None:
@@ -525,16 +531,21 @@ class Upkeep(Generic[K, V]):
         return self.replica.whole or bool(self.replica.table.live)
 
     async def _try_source(self) -> None:
-        """Look whether it answers again, at the least cost: siblings may refresh the set, or nobody read anything."""
+        """Look whether it answers again, at the least cost: siblings may refresh the set, or nobody read anything.
+
+        Where all rows could not be read, that one can be says nothing.
+        """
         key = next(iter(self.replica.table.live), None)
-        if key is None or not self._can_reread:
+        if key is None or not self._can_reread or self._load_failed:
             await self._reload()
             return
         with contextlib.suppress(DollopError):  # noted, and tried again after a pause
             await self.reread([key])
 
     def source_answered(self) -> None:
-        """The source works."""
+        """The source works, as far as what failed last: a row that was read does not make up for a load that failed."""
+        if self._load_failed:
+            return
         self.failure = None
         if self.alive_since is None:
             self.alive_since = time.time()
@@ -558,8 +569,18 @@ class Upkeep(Generic[K, V]):
             elapsed = max(0.0, time.time() - seconds(self._confirmed))
             self._confirmed_at = time.monotonic() - elapsed
             self._due_in = self._draw()
+            self._load_failed = self.stale = False
+            if self._stale_timer is not None:
+                self._stale_timer.cancel()
             if not self.replica.cold:
                 self.on_warm()
+            if self._ttl is not None and self._confirmed:
+                loop = asyncio.get_running_loop()
+                self._stale_timer = loop.call_later(self._ttl - elapsed, self._grown_stale)
+
+    def _grown_stale(self) -> None:
+        self.stale = True
+        self.on_stale()
 
     def _draw(self) -> float:
         return 0.0 if self._ttl is None else due_after(self._ttl, self._jitter, random.random())

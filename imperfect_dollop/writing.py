@@ -139,6 +139,8 @@ class Writer(Generic[K, V]):
             try:
                 # What cannot be sent to siblings must not be committed either.
                 self._replica.rows.encode(entity)
+                if key is not None:
+                    self._replica.keys.encode(key)
                 stored = await self._called(what, key, lambda: call(entity))
                 stored_key = self._check_stored(stored, key, what)
                 stored = self._keep(stored)
@@ -180,7 +182,8 @@ class Writer(Generic[K, V]):
                 with source_read(self._stats):
                     held = (await self._reader.load_many([key])).get(key)
             except DollopError as error:
-                self._upkeep.source_failed(error)
+                if not isinstance(error, InvalidEntityError):
+                    self._upkeep.source_failed(error)
                 raise
             self._upkeep.source_answered()
             if held is None:

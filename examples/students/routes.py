@@ -58,9 +58,9 @@ async def create_student(
     try:
         student = await students.create(Student(new.id, new.name, new.city))
     except EntityExistsError:
-        if new.id is None:
-            raise
-        return await _conflict(students, new.id, f"student {new.id} is there already")
+        return await _conflict(students, new.id, "a student with this id is there already")
+    except ConflictError:
+        return await _conflict(students, new.id, "the table does not take this student")
     response.headers["Location"] = str(request.app.url_path_for("get_student", id=student.id))
     return student
 
@@ -83,7 +83,9 @@ async def replace_student(
             replace() if change.version is not None else _over_rivals(students, key, replace)
         )
     except ConflictError:
-        return await _conflict(students, key, f"student {key} has another version")
+        return await _conflict(
+            students, key, f"student {key} has another version now, or the table refuses this"
+        )
 
 
 @router.delete("/{id}", status_code=204, responses={**NOT_FOUND, **CONFLICT})
@@ -112,8 +114,8 @@ async def _over_rivals(students: Students, key: int, write: Callable[[], Awaitab
     return await write()
 
 
-async def _conflict(students: Students, key: int, detail: str) -> JSONResponse:
+async def _conflict(students: Students, key: int | None, detail: str) -> JSONResponse:
     """409, with what the database has now."""
-    current = await students.get(key, max_staleness=0)
+    current = None if key is None else await students.get(key, max_staleness=0)
     shown = None if current is None else StudentOut.model_validate(current, from_attributes=True)
     return JSONResponse(Conflict(detail=detail, current=shown).model_dump(), 409)

@@ -81,10 +81,13 @@ class Conflict(Problem):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"detail": "student 1 has another version", "current": {**ADA, "version": 1}}
+                {
+                    "detail": "student 1 has another version now, or the table refuses this",
+                    "current": {**ADA, "version": 1},
+                }
             ]
         }
     )
 
     current: StudentOut | None
-    """``None`` if it has gone meanwhile."""
+    """``None`` if there is none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .database import new_engine
@@ -39,3 +40,5 @@ if __name__ == "__main__":
         sys.exit(f"students: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"students: the database's driver is missing: pip install {error.name}")
+    except (OSError, SQLAlchemyError) as error:
+        sys.exit(f"students: the table cannot be made: {getattr(error, 'orig', None) or error}")

@@ -122,7 +122,7 @@ async def test_keys_that_are_given_among_those_that_are_made(everywhere: Setting
         again = await client.post("/students", json={"id": 2, "name": "Eve", "city": "Rome"})
         assert again.status_code == 409
         assert again.json() == {
-            "detail": "student 2 is there already",
+            "detail": "a student with this id is there already",
             "current": {"id": 2, **ADA, "version": 0},
         }
         made = await asyncio.gather(*(client.post("/students", json=ADA) for _ in range(10)))
@@ -138,7 +138,7 @@ async def test_a_version_that_is_no_more_is_refused(everywhere: Settings) -> Non
         second = await client.put("/students/1", json={**ADA, "city": "Rome", "version": 0})
         assert second.status_code == 409
         assert second.json() == {
-            "detail": "student 1 has another version",
+            "detail": "student 1 has another version now, or the table refuses this",
             "current": {"id": 1, "name": "Ada", "city": "Oslo", "version": 1},
         }
         absent = await client.put("/students/9", json={**ADA, "version": 0})

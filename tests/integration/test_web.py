@@ -100,6 +100,8 @@ async def test_a_write_to_one_worker_is_seen_by_all(site: Site, example: Example
     await site.until_all(names, "/students/1", shows("Augusta"))
     await site.until_all(names, "/students/1", lambda response: response.json()["version"] == 1)
     assert await put(site, "Byron", 0) == 409  # of a version that is no longer
+    assert await put(site, "Byron", -1) == 422
+    assert (await site.ask("PUT", "/students/1", content=b"{")).status_code == 422
     await site.until_all(names, "/students/1", shows("Augusta"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import imperfect_dollop
+from imperfect_dollop import Node
 from imperfect_dollop.brokers.memory import MemoryBroker
 
 from .school import SchoolSource, Student, cluster, eventually, member, repository
@@ -187,19 +188,21 @@ async def test_a_log_that_raises_does_not_keep_a_node_open(
             return True
 
     caplog.set_level(logging.INFO)
-    one = member(MemoryBroker(), SchoolSource(ADA))
+    both = [repository(SchoolSource(ADA), name=name) for name in ("first", "second")]
+    node = Node("memory://", *both)
     refuse = Refuse()
     logging.getLogger(SESSION).addFilter(refuse)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: None)
     try:
-        async with one.node:
+        async with node:
             pass
-        assert one.node.state == "closed"
+        assert node.state == "closed"
+        assert [each.state for each in both] == ["closed", "closed"]
     finally:
         logging.getLogger(SESSION).removeFilter(refuse)
-    async with one.node:
-        assert one.repository.peek(1) == ADA
+    async with node:
+        assert [each.peek(1) for each in both] == [ADA, ADA]
 
 
 def record_with_a_node(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -621,6 +621,37 @@ async def test_a_source_that_only_has_everything_is_asked_for_everything() -> No
         await eventually(lambda: repo.state == "ready")
 
 
+class Broken(SchoolSource):
+    """Rows can be read one by one; all of them cannot while it is `broken`."""
+
+    broken = False
+
+    async def load_all(self) -> AsyncIterator[Iterable[Student]]:
+        async for chunk in super().load_all():
+            if self.broken:
+                raise OSError("too much for it")
+            yield chunk
+
+
+async def test_that_one_row_can_be_read_does_not_make_up_for_a_load_that_failed() -> None:
+    source = Broken(ADA)
+    async with repository(source, ttl=0.03, jitter=0.0, retry_after=0.01) as repo:
+        source.broken = True
+        await eventually(lambda: repo.state == "degraded")
+        loads, seen = repo.stats.full_loads, set[str]()
+
+        async def watched() -> None:
+            while repo.stats.full_loads < loads + 4:
+                seen.add(repo.state)
+                await repo.update(dataclasses.replace(source.rows[1], name="A"))
+                await repo.invalidate(1)
+
+        await soon(watched())
+        assert seen == {"degraded"}
+        source.broken = False
+        await eventually(lambda: repo.state == "ready")
+
+
 # -- what is counted -------------------------------------------------------------------------------
 
 
@@ -644,6 +675,18 @@ async def test_rows_older_than_ttl_are_counted_as_such() -> None:
         hits = repo.stats.hits
         assert await repo.get(1) == ADA
         assert (repo.stats.hits, repo.stats.stale_served) == (hits + 1, before)
+
+
+async def test_rows_are_stale_as_soon_as_they_are_whatever_else_goes_on() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source, ttl=0.05, jitter=0.0, retry_after=60) as repo:
+        source.failure = OSError("away")
+        with pytest.raises(DollopError):
+            await repo.update(ADA)  # after which nothing is tried for a while
+        await eventually(lambda: repo.info().stale_since is not None)
+        await settled()
+        assert await repo.get(1) == ADA
+        assert (repo.stats.hits, repo.stats.stale_served) == (1, 1)
 
 
 async def test_repairs_are_comparisons_that_something_missing_has_led_to() -> None:

@@ -463,3 +463,15 @@ async def test_one_repository_twice_in_a_node() -> None:
     (repo,) = repositories("a")
     with pytest.raises(ConfigurationError, match="give them a name="):
         Node("memory://", repo, repo)
+
+
+async def test_a_key_of_another_type_is_written_nowhere() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source) as repo:
+        wrong: Any = "7"
+        for write in (repo.create, repo.update):
+            with pytest.raises(InvalidEntityError, match="'7' cannot be a key"):
+                await write(dataclasses.replace(ADA, id=wrong))
+        with pytest.raises(InvalidEntityError, match="'7' cannot be a key"):
+            await repo.delete(wrong)
+        assert not source.calls["create"] + source.calls["update"] + source.calls["delete"]
