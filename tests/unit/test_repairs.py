@@ -652,6 +652,18 @@ async def test_that_one_row_can_be_read_does_not_make_up_for_a_load_that_failed(
         await eventually(lambda: repo.state == "ready")
 
 
+async def test_a_load_that_failed_is_made_again_though_nothing_is_due() -> None:
+    source = Broken(ADA)
+    async with repository(source) as repo:
+        source.broken = True
+        with pytest.raises(DollopError):
+            await repo.refresh()
+        source.broken = False
+        await eventually(lambda: repo.state == "ready")
+        assert repo.stats.full_loads == 3  # to fill it, the one that failed, and once more
+        assert repo.stats.loads == 0
+
+
 # -- what is counted -------------------------------------------------------------------------------
 
 
