@@ -23,6 +23,7 @@ from .broker import Broker, Delivery, Gap, Link
 from .errors import BrokerUnavailableError, ClosedError, ProtocolError
 from .freshness import Backoff
 from .pipeline import Outgoing, Pipeline
+from .replica.counts import MESSAGE_REASONS
 from .replica.members import Members
 from .replica.messages import Events, Heartbeat, Phase, Refuse, Take, decode, encode
 from .seat import Seat
@@ -63,7 +64,7 @@ class Membership:
         self.heartbeat = heartbeat
         self._pipeline: Pipeline | None = None
         self.failure: str | None = None  # why the broker is away
-        self.rejections: Counter[str] = Counter(malformed=0, oversized=0)  # messages that were none
+        self.rejections: Counter[str] = Counter(dict.fromkeys(MESSAGE_REASONS, 0))
         self.members: Members = Members(origin, heartbeat)
         self.listening: bool = False  # our own messages come back
         self.listening_since: float = 0.0  # monotonic
@@ -147,7 +148,7 @@ class Membership:
             await pipeline.publish(payload)
         except BrokerUnavailableError as error:
             if pipeline is self._pipeline:
-                self._link_lost(str(error) or type(error).__name__)
+                self._link_lost(str(error))
             raise
 
     # -- one link after another ------------------------------------------------------------------
@@ -164,7 +165,7 @@ class Membership:
                     finally:
                         self._position = link.position
             except BrokerUnavailableError as error:
-                self._link_lost(str(error) or type(error).__name__)
+                self._link_lost(str(error))
             except Exception as error:  # a bug, which the supervisor logs; for now there is no link
                 self._link_lost(f"{type(error).__name__}: {error}")
                 raise
@@ -182,7 +183,7 @@ class Membership:
                 await self._take_in(pipeline.link)
                 self._link_lost("the connection was closed")
             except BrokerUnavailableError as error:
-                self._link_lost(str(error) or type(error).__name__)
+                self._link_lost(str(error))
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -377,6 +378,7 @@ class Membership:
 
     def _link_lost(self, reason: str) -> None:
         """The link, if there was one, is lost."""
+        reason = reason or BrokerUnavailableError.__name__  # a broker need not say why
         if self.up or self.failure is None:
             logger.warning("%s: the broker is away: %s", self.name, reason)
             self._away_since = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from enum import StrEnum
 
-from .replica.counts import PROPAGATION_BOUNDS, REASONS, Histogram
+from .replica.counts import EVENT_REASONS, MESSAGE_REASONS, PROPAGATION_BOUNDS, Histogram
 
 __all__ = ["Histogram", "Info", "NodeStats", "State", "Stats"]
 
@@ -83,7 +83,7 @@ class Stats:
     rejected: int = 0
     """Events that could not be read or believed."""
     rejections: dict[str, int] = dataclasses.field(
-        default_factory=lambda: dict.fromkeys(REASONS, 0)
+        default_factory=lambda: dict.fromkeys(EVENT_REASONS, 0)
     )
     """The same by reason: ``schema`` (of another shape), ``clock`` (too far in the future), ``numbers``, ``key``,
     ``malformed``."""
@@ -108,7 +108,7 @@ class NodeStats:
     unsent: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
     """Events that wait for the broker, by repository."""
     rejections: dict[str, int] = dataclasses.field(
-        default_factory=lambda: {"malformed": 0, "oversized": 0}
+        default_factory=lambda: dict.fromkeys(MESSAGE_REASONS, 0)
     )
     """Messages that were none, by reason: ``malformed``, ``oversized``."""
     crashes: int = 0

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
-__all__ = ["PROPAGATION_BOUNDS", "Counts", "Histogram"]
+__all__ = ["EVENT_REASONS", "MESSAGE_REASONS", "PROPAGATION_BOUNDS", "Counts", "Histogram"]
 
 PROPAGATION_BOUNDS: Final = (
     *(0.000_25, 0.000_5, 0.001, 0.002_5, 0.005),
@@ -17,7 +17,10 @@ PROPAGATION_BOUNDS: Final = (
 """Seconds: from below what a broker on the same host takes to above what a node is away for unnoticed."""
 
 
-REASONS: Final = ("schema", "clock", "numbers", "key", "malformed")
+MESSAGE_REASONS: Final = ("malformed", "oversized")
+"""Why a message is rejected as a whole."""
+
+EVENT_REASONS: Final = ("schema", "clock", "numbers", "key", "malformed")
 """Why events are rejected: of another shape; too far in the future; with numbers, or a key, that cannot be; else."""
 
 
@@ -57,5 +60,5 @@ class Counts:
         self.duplicates: int = 0
         self.doubts: int = 0
         self.gaps: int = 0
-        self.rejections: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+        self.rejections: Counter[str] = Counter(dict.fromkeys(EVENT_REASONS, 0))
         self.propagation: Histogram = Histogram(PROPAGATION_BOUNDS)
