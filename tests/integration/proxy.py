@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from .ports import LOOPBACK, Port
+from examples.students.five.processes import LOOPBACK, Port
 
 Direction = Literal["up", "down"]
 """To the server, and back from it."""

@@ -25,7 +25,9 @@ from typing import Any, ClassVar, Final, Self
 
 import httpx
 
-from .ports import LOOPBACK, Port
+from examples.students.five.processes import LOOPBACK, Port
+from examples.students.five.servers import rabbitmq_environment
+
 from .presence import TRIAL, absent, rabbitmq_answers, redis_answers
 
 PATIENCE: Final = 45.0
@@ -287,36 +289,12 @@ class RabbitMQServer(Server):
         }
 
     def _environment(self, data: Path) -> dict[str, str]:
-        node = f"dollop{self.port}@localhost"
-        distribution = str(self._distribution.number)
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RABBITMQ_", "ERL_"))
-        }
-        return inherited | {
-            "HOME": str(data),  # where the cookie is
-            "RABBITMQ_NODENAME": node,
-            "RABBITMQ_DIST_PORT": distribution,
-            "RABBITMQ_CONF_ENV_FILE": str(data / "rabbitmq-env.conf"),
-            "RABBITMQ_CONFIG_FILE": str(data / "rabbitmq.conf"),
-            "RABBITMQ_CONFIG_FILES": str(data / "conf.d"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(data / "advanced.config"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(data / "enabled_plugins"),
-            "RABBITMQ_MNESIA_BASE": str(data / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(data / "logs"),
-            "RABBITMQ_PID_FILE": str(data / "pid"),
-            # Makes the script exec the server: the process that was started is the one to kill.
-            "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_SERVER_START_ARGS": "-noinput +B i",
-            # Without an epmd: Erlang is told the one port there is, and looks for a daemon where
-            # none is. A name from the start keeps RabbitMQ from starting one.
-            "ERL_EPMD_PORT": str(self._no_epmd.number),
-            "ERL_FLAGS": f"-start_epmd false -erl_epmd_port {distribution}"
-            " -kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-sname {node}",
-            "ERL_CRASH_DUMP_SECONDS": "0",
-        }
+        return rabbitmq_environment(
+            f"dollop{self.port}@localhost",
+            data,
+            distribution=self._distribution.number,
+            no_epmd=self._no_epmd.number,
+        )
 
 
 class PrometheusServer(Server):

@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 
 import httpx
 
-from .ports import LOOPBACK, Port
+from examples.students.five.processes import LOOPBACK, Port
+
 from .workers import ROOT, until
 
 PATIENCE: Final = 30.0
@@ -116,17 +117,3 @@ class Site:
     def log(self) -> str:
         """What they have said."""
         return "\n".join(path.read_text(errors="replace") for path in self._logs)
-
-
-def process_of(name: str) -> int:
-    """The process of a node that was given no name: it says so itself."""
-    return int(name.rpartition(":")[2].partition("-")[0])
-
-
-def lives(pid: int) -> bool:
-    """Whether there is such a process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -17,6 +17,8 @@ from imperfect_dollop import demo
 from imperfect_dollop.demo import Options, Report
 from imperfect_dollop.demo.urls import SQLITE
 
+from .pids import children
+
 
 @pytest.fixture(params=["redis", "rabbitmq"])
 def broker(request: pytest.FixtureRequest) -> str:
@@ -45,12 +47,6 @@ async def tables(database: str) -> set[str]:
         names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
     await engine.dispose()
     return {name for name in names if name.startswith("dollop_demo_")}
-
-
-def children(process: int) -> list[int]:
-    """The processes that this one has started."""
-    listing = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in listing.read_text().split()]
 
 
 def runs(process: int) -> bool:

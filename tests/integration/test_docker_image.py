@@ -14,8 +14,9 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from examples.students.five.processes import LOOPBACK, Port
+
 from .dockerfile import Replay
-from .ports import LOOPBACK, Port
 from .workers import until
 
 ROOT: Final = Path(__file__).parents[2]

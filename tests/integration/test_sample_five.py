@@ -17,16 +17,16 @@ from sqlalchemy import inspect, text
 
 from examples.students.database import new_engine
 from examples.students.five import brokers, stage, steps
-from examples.students.five.brokers import KINDS, NotFoundError, broker_of, fault_of
+from examples.students.five.brokers import KINDS, broker_of, fault_of
 from examples.students.five.compare import differences
 from examples.students.five.databases import Database, StudentsTable, database_of
 from examples.students.five.instances import five_instances
-from examples.students.five.processes import Process, ProcessError
+from examples.students.five.processes import NotFoundError, Port, Process, ProcessError
 from examples.students.five.report import Report
 from examples.students.five.stage import Stage
 from examples.students.settings import async_url
 
-from .ports import Port
+from .pids import children
 from .presence import absent
 
 ROOT = Path(__file__).parents[2]
@@ -260,12 +260,6 @@ def test_a_database_is_shown_without_its_password() -> None:
 
 
 # -- its end ---------------------------------------------------------------------------------------
-
-
-def children(process: int) -> list[int]:
-    """The processes that this one has started."""
-    listing = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in listing.read_text().split()]
 
 
 def alive(processes: list[int]) -> list[int]:

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from .serving import Site, lives, process_of
+from .pids import lives, process_of
+from .serving import Site
 from .workers import until
 
 

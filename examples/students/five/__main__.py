@@ -11,8 +11,7 @@ import sys
 from typing import Final
 
 from . import brokers, databases
-from .brokers import NotFoundError
-from .processes import ProcessError
+from .processes import NotFoundError, ProcessError
 from .run import run
 
 INTERRUPTED: Final = 130

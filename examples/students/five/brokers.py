@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
@@ -13,18 +12,14 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from imperfect_dollop import BrokerUnavailableError, ConfigurationError, Node
 
-from .processes import LOOPBACK
+from .processes import LOOPBACK, NotFoundError, opens
 from .relay import Relay
 from .servers import PrivateServer, RabbitMQ, Redis
 
-__all__ = ["KINDS", "Broker", "Fault", "NotFoundError", "broker_of", "fault_of", "opens"]
+__all__ = ["KINDS", "Broker", "Fault", "broker_of", "fault_of"]
 
 PATIENCE: Final = 45.0
 """Seconds for a server of our own to answer; RabbitMQ takes five on a machine that does nothing else."""
-
-PAUSE: Final = 0.05
-
-CONNECT_SECONDS: Final = 5.0
 
 KINDS: Final[dict[str, type[PrivateServer]]] = {"redis": Redis, "rabbitmq": RabbitMQ}
 """Best first."""
@@ -35,10 +30,6 @@ USUAL: Final = {
 }
 
 USUAL_PORTS: Final = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
-
-
-class NotFoundError(LookupError):
-    """There is no broker, or no database. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ class _Cut:
 async def _private(server: PrivateServer) -> AsyncIterator[Broker]:
     try:
         await server.start()
-        await _answering(server)
+        await server.process.until(lambda: _lets_in(server), PATIENCE)
         yield Broker(
             server.url,
             f"{server.program} on port {server.port.number}, private to this run",
@@ -158,16 +149,9 @@ async def _private(server: PrivateServer) -> AsyncIterator[Broker]:
         await server.stop()
 
 
-async def _answering(server: PrivateServer) -> None:
-    """Wait until it lets a node in."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + PATIENCE
-    while not (await opens(server.port.number) and await _refusal(server.url) is None):
-        if not server.process.running:
-            raise server.process.failed("has ended")
-        if loop.time() > until:
-            raise server.process.failed(f"has not answered for {PATIENCE:g} s")
-        await asyncio.sleep(PAUSE)
+async def _lets_in(server: PrivateServer) -> bool:
+    """Whether a node can connect."""
+    return await opens(server.port.number) and await _refusal(server.url) is None
 
 
 async def _usual(kinds: list[str]) -> str:
@@ -203,17 +187,6 @@ async def _refusal(url: str) -> str | None:
             return None
     except BrokerUnavailableError as error:
         return str(error.__cause__ or error)
-
-
-async def opens(port: int) -> bool:
-    """Whether somebody listens on this port of this machine."""
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(LOOPBACK, port)
-    except OSError:  # a timeout is one
-        return False
-    writer.transport.abort()
-    return True
 
 
 def _programs(kinds: list[str]) -> str:

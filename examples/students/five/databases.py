@@ -16,12 +16,9 @@ from ..database import new_engine
 from ..model import students_table
 from ..settings import SettingsError, async_url
 from ..table import create_table
-from .brokers import NotFoundError, opens
-from .processes import LOOPBACK
+from .processes import CONNECT_SECONDS, LOOPBACK, NotFoundError, opens
 
 __all__ = ["KINDS", "Database", "StudentsTable", "database_of"]
-
-CONNECT_SECONDS: Final = 5.0
 
 STATEMENT_SECONDS: Final = 30.0
 """For a statement of our own; somebody may keep the table locked."""

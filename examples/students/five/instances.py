@@ -28,8 +28,6 @@ START_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 35.0
 """For an answer: a little more than the library gives a database."""
 
-PAUSE: Final = 0.05
-
 T = TypeVar("T")
 
 SAMPLE: Final = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
@@ -89,14 +87,7 @@ class Instance:
         """Start it, and return when it is ready. Raises `ProcessError`."""
         self.written = 0
         await self.process.start()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + START_SECONDS
-        while not await self._ready():
-            if not self.process.running:
-                raise self.process.failed("has ended")
-            if loop.time() > until:
-                raise self.process.failed(f"was not ready within {START_SECONDS:g} s")
-            await asyncio.sleep(PAUSE)
+        await self.process.until(self._ready, START_SECONDS)
 
     async def _ready(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Programs that are started here, ports for them to listen on, and their end."""
+"""Programs that are started here, or are found running, and the ports on which they listen."""
 
 from __future__ import annotations
 
@@ -8,16 +8,33 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOOPBACK", "Port", "Process", "ProcessError"]
+__all__ = [
+    "CONNECT_SECONDS",
+    "LOOPBACK",
+    "NotFoundError",
+    "Port",
+    "Process",
+    "ProcessError",
+    "opens",
+]
 
 LOOPBACK: Final = "127.0.0.1"
 
 STOP_SECONDS: Final = 10.0
 """For a program to end as it would like to, before it is killed."""
+
+
+PAUSE: Final = 0.05
+
+CONNECT_SECONDS: Final = 5.0
+
+
+class NotFoundError(LookupError):
+    """There is no broker, or no database. The message says what to do."""
 
 
 class ProcessError(RuntimeError):
@@ -99,6 +116,17 @@ class Process:
                     self._process.send_signal(given)
             await self._process.wait()
 
+    async def until(self, ready: Callable[[], Awaitable[bool]], seconds: float) -> None:
+        """Look whether it is `ready` until it is. Raises `ProcessError` if it ends instead, or takes too long."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while not await ready():
+            if not self.running:
+                raise self.failed("has ended")
+            if loop.time() > until:
+                raise self.failed(f"was not ready within {seconds:g} s")
+            await asyncio.sleep(PAUSE)
+
     async def ended(self) -> None:
         """Wait for its end."""
         assert self._process is not None
@@ -111,3 +139,14 @@ class Process:
     def failed(self, what: str) -> ProcessError:
         """An error that tells what it has said."""
         return ProcessError(f"{self.name} {what}; the last it said:\n{self.said()}")
+
+
+async def opens(port: int) -> bool:
+    """Whether somebody listens on this port of this machine."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:  # a timeout is one
+        return False
+    writer.transport.abort()
+    return True

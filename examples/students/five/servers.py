@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from .processes import LOOPBACK, Port, Process
 
-__all__ = ["PrivateServer", "RabbitMQ", "Redis"]
+__all__ = ["PrivateServer", "RabbitMQ", "Redis", "rabbitmq_environment"]
 
 
 class PrivateServer(ABC):
@@ -121,32 +121,40 @@ class RabbitMQ(PrivateServer):
         cookie.chmod(0o400)
 
     def _environment(self) -> dict[str, str]:
-        others = ("RABBITMQ_", "ERL_")
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(others)
-        }
-        node = f"students{self.port.number}@localhost"
-        distribution = self._distribution.number
-        return inherited | {
-            "HOME": str(self._data),  # where the cookie is
-            "RABBITMQ_NODENAME": node,
-            "RABBITMQ_DIST_PORT": str(distribution),
-            "RABBITMQ_CONF_ENV_FILE": str(self._data / "rabbitmq-env.conf"),
-            "RABBITMQ_CONFIG_FILE": str(self._data / "rabbitmq.conf"),
-            "RABBITMQ_CONFIG_FILES": str(self._data / "conf.d"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._data / "advanced.config"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._data / "enabled_plugins"),
-            "RABBITMQ_MNESIA_BASE": str(self._data / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(self._data / "logs"),
-            "RABBITMQ_PID_FILE": str(self._data / "pid"),
-            # Makes the script exec the server, so that the process that is killed is the server.
-            "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_SERVER_START_ARGS": "-noinput +B i",
-            # Erlang is told the one port there is, and to look for a daemon where none is; a name from the start keeps
-            # RabbitMQ from starting one.
-            "ERL_EPMD_PORT": str(self._no_epmd.number),
-            "ERL_FLAGS": f"-start_epmd false -erl_epmd_port {distribution}"
-            " -kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-sname {node}",
-            "ERL_CRASH_DUMP_SECONDS": "0",
-        }
+        return rabbitmq_environment(
+            f"students{self.port.number}@localhost",
+            self._data,
+            distribution=self._distribution.number,
+            no_epmd=self._no_epmd.number,
+        )
+
+
+def rabbitmq_environment(
+    node: str, data: Path, *, distribution: int, no_epmd: int
+) -> dict[str, str]:
+    """For a node with its files in `data` and without an epmd: `distribution` is its port, on `no_epmd` is nobody."""
+    others = ("RABBITMQ_", "ERL_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    return inherited | {
+        "HOME": str(data),  # where the cookie is
+        "RABBITMQ_NODENAME": node,
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_CONF_ENV_FILE": str(data / "rabbitmq-env.conf"),
+        "RABBITMQ_CONFIG_FILE": str(data / "rabbitmq.conf"),
+        "RABBITMQ_CONFIG_FILES": str(data / "conf.d"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(data / "advanced.config"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(data / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(data / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(data / "logs"),
+        "RABBITMQ_PID_FILE": str(data / "pid"),
+        # Makes the script exec the server, so that the process that is killed is the server.
+        "RABBITMQ_ALLOW_INPUT": "1",
+        "RABBITMQ_SERVER_START_ARGS": "-noinput +B i",
+        # Erlang is told the one port there is, and to look for a daemon where none is; a name from the start keeps
+        # RabbitMQ from starting one.
+        "ERL_EPMD_PORT": str(no_epmd),
+        "ERL_FLAGS": f"-start_epmd false -erl_epmd_port {distribution}"
+        " -kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-sname {node}",
+        "ERL_CRASH_DUMP_SECONDS": "0",
+    }
