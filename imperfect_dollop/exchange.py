@@ -1,9 +1,10 @@
-"""Snapshots between two nodes: the frames that donor and joiner make and read, carried over a transfer."""
+"""Copies between two nodes, whole or in part: frames that one makes and the other reads, carried over a transfer."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -11,12 +12,13 @@ import anyio.lowlevel
 
 from .broker import Link
 from .errors import BrokerUnavailableError, ProtocolError
+from .replica.comparison import Comparison
 from .replica.messages import Take, encode
 from .replica.replica import Effect, Replica
 from .replica.snapshot import Donor, Joiner
 from .stats import Stats
 
-__all__ = ["BUSY", "MAX_DONATIONS", "TRANSFER_TIMEOUT", "Joining", "give"]
+__all__ = ["BUSY", "MAX_DONATIONS", "TRANSFER_TIMEOUT", "Comparing", "Inquiry", "Joining", "give"]
 
 logger: Final = logging.getLogger(__name__)
 
@@ -48,8 +50,8 @@ async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -
         stats.snapshot_seconds_given += time.monotonic() - began
 
 
-class Joining:
-    """One cold replica on its way to a copy; goes on with another donor where the last one stopped."""
+class Inquiry:
+    """A sibling is asked for its copy, or for what differs in it. One at a time."""
 
     def __init__(
         self, replica: Replica[Any, Any], repository: str, *, label: str, stats: Stats
@@ -58,7 +60,6 @@ class Joining:
         self._repository = repository
         self._label = label  # node and repository, for the log
         self._stats = stats
-        self._joiner: Joiner[Any, Any] = Joiner(replica)
         self._arrivals = anyio.Event()
         self.address: str = ""
         self.donor: str = ""
@@ -66,7 +67,7 @@ class Joining:
         self._scope = anyio.CancelScope()
 
     def arrived(self) -> None:
-        """Events were buffered."""
+        """Events have come."""
         self._arrivals.set()
 
     def refused(self, reason: str) -> None:
@@ -75,54 +76,116 @@ class Joining:
         self.busy = reason == BUSY
         self._scope.cancel(reason)
 
+    async def _ask(
+        self,
+        link: Link,
+        take: Callable[[bytes], Iterable[None]],
+        *,
+        buckets: Sequence[int] = (),
+        digests: bytes = b"",
+    ) -> bool:
+        """Hand every frame of the answer to `take`, which may do more work in steps; whether it came to its end."""
+        replica = self._replica
+        self.busy = False
+        wanted = Take(
+            replica.origin,
+            self.donor,
+            self._repository,
+            replica.rows.fingerprint,
+            self.address,
+            list(buckets),
+            digests,
+        )
+        with anyio.CancelScope() as self._scope:
+            try:
+                async with link.receive_transfer(self.address, timeout=TRANSFER_TIMEOUT) as chunks:
+                    with anyio.fail_after(TRANSFER_TIMEOUT):
+                        await link.publish(encode(wanted))
+                    async for chunk in chunks:
+                        self._stats.snapshot_bytes += len(chunk)
+                        for _ in take(chunk):
+                            await anyio.lowlevel.checkpoint()
+                        await anyio.lowlevel.checkpoint()
+                return True
+            except (BrokerUnavailableError, ProtocolError, TimeoutError) as error:
+                self._came_to_nothing(str(error) or "the broker does not answer")
+        return False
+
+    def _came_to_nothing(self, reason: str) -> None:
+        logger.info("%s: asking %s came to nothing: %s", self._label, self.donor, reason)
+
+
+class Joining(Inquiry):
+    """One cold replica on its way to a copy; goes on with another donor where the last one stopped."""
+
+    def __init__(
+        self, replica: Replica[Any, Any], repository: str, *, label: str, stats: Stats
+    ) -> None:
+        super().__init__(replica, repository, label=label, stats=stats)
+        self._joiner: Joiner[Any, Any] = Joiner(replica)
+
     async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         """Take a snapshot from `donor`; ``None`` if nothing came of it."""
         began = time.monotonic()
+        self.donor, self.address = donor, address
         try:
-            effects = await self._take(link, donor, address)
+            effects = await self._take(link)
         finally:
             self._stats.snapshot_seconds += time.monotonic() - began
         if effects is not None:
             self._stats.snapshots += 1
         return effects
 
-    async def _take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
-        replica, joiner = self._replica, self._joiner
-        self.address, self.donor, self.busy = address, donor, False
-        buckets = joiner.begin(address)
-        with anyio.CancelScope() as self._scope:
-            try:
-                async with link.receive_transfer(address, timeout=TRANSFER_TIMEOUT) as chunks:
-                    wanted = Take(
-                        replica.origin,
-                        donor,
-                        self._repository,
-                        replica.rows.fingerprint,
-                        address,
-                        buckets,
-                    )
-                    with anyio.fail_after(TRANSFER_TIMEOUT):
-                        await link.publish(encode(wanted))
-                    async for chunk in chunks:
-                        self._stats.snapshot_bytes += len(chunk)
-                        joiner.take(chunk)
-                        await anyio.lowlevel.checkpoint()
-                with anyio.move_on_after(CATCH_UP_SECONDS):
-                    while joiner.footer is not None and not joiner.arrived:
-                        self._arrivals = anyio.Event()
-                        await self._arrivals.wait()
-                if joiner.footer is None:
-                    raise ProtocolError("it ended early")
-                effects = joiner.finish(time.time())
-            except (BrokerUnavailableError, ProtocolError, TimeoutError) as error:
-                reason = str(error) or "the broker does not answer"
-                logger.info(
-                    "%s: the snapshot of %s came to nothing: %s", self._label, donor, reason
-                )
+    async def _take(self, link: Link) -> list[Effect] | None:
+        joiner = self._joiner
+
+        def take(frame: bytes) -> Iterable[None]:
+            joiner.take(frame)
+            return ()
+
+        if not await self._ask(link, take, buckets=joiner.begin(self.address)):
+            return None
+        with anyio.move_on_after(CATCH_UP_SECONDS):
+            while joiner.footer is not None and not joiner.arrived:
+                self._arrivals = anyio.Event()
+                await self._arrivals.wait()
+        if joiner.footer is None:
+            self._came_to_nothing("it ended early")
+            return None
+        effects = joiner.finish(time.time())
+        if effects is None:
+            # Rows of it cannot be told from good ones, so the next attempt starts over.
+            self._came_to_nothing("the copy does not add up")
+            self._joiner = Joiner(self._replica)
+        return effects
+
+
+class Comparing(Inquiry):
+    """One replica that compares itself with a sibling's copy; with one that is vouched for, if `clean`."""
+
+    clean = False
+
+    async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
+        """Compare with `donor`; ``None`` if nothing came of it."""
+        self.donor, self.address = donor, address
+        comparison: Comparison[Any, Any] = Comparison(self._replica, address, time.time())
+
+        def take(frame: bytes) -> Iterable[None]:
+            first = not comparison.opened
+            comparison.take(frame)
+            return comparison.index() if first else ()
+
+        try:
+            if not await self._ask(link, take, digests=comparison.digests):
                 return None
+            if self.clean and not (comparison.footer is not None and comparison.footer.clean):
+                self._came_to_nothing("it is not vouched for")
+                return None
+            effects = comparison.finish(time.time())
             if effects is None:
-                # Rows of it cannot be told from good ones, so the next attempt starts over.
-                logger.info("%s: the copy of %s does not add up", self._label, donor)
-                self._joiner = Joiner(replica)
+                self._came_to_nothing("it ended early, or too much has happened since")
+            else:
+                self._stats.comparisons += 1
             return effects
-        return None
+        finally:
+            comparison.close()

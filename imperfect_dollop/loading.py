@@ -59,9 +59,9 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
                     break
         except DollopError as error:
             if not isinstance(error, InvalidEntityError):
-                self._upkeep.source_failed(error)
+                self._upkeep.health.failed(error)
             raise
-        self._upkeep.source_answered()
+        self._upkeep.health.answered()
         for key in keys:
             if table.stamp(key) is not ABSENT:  # an event may have brought something newer
                 found[key] = table.live.get(key)

@@ -25,7 +25,7 @@ from .freshness import Backoff
 from .pipeline import Outgoing, Pipeline
 from .replica.counts import MESSAGE_REASONS
 from .replica.members import Members
-from .replica.messages import Events, Heartbeat, Phase, Refuse, Take, decode, encode
+from .replica.messages import Ask, Events, Heartbeat, Phase, Refuse, Take, decode, encode
 from .seat import Seat
 
 __all__ = ["Membership"]
@@ -238,14 +238,15 @@ class Membership:
             time=max((seat.replica.clock.time for seat in self._seats.values()), default=0),
             leaving=self._leaving,
             repositories=[
-                seat.session.state_for([*alive, self.origin]) for seat in self._seats.values()
+                seat.session.state_for([*alive, self.origin], seat.kept)
+                for seat in self._seats.values()
             ],
         )
 
     def _look_around(self, now: float) -> None:
         """Who has not been heard of, and whether this node is."""
         for origin, name in self.members.expire(now).items():
-            self._gone(origin, name)
+            self._gone(origin, name, vanished=True)
         if self.members.deaf(now):
             self._link_lost("own heartbeats do not come back")
 
@@ -305,6 +306,10 @@ class Membership:
             return len(message.events)
         if isinstance(message, Heartbeat):
             self._heard(message)
+        elif isinstance(message, Ask):
+            seat = self._seats.get(message.repository)
+            if message.origin == self.origin and seat is not None:
+                seat.missed(message)
         elif isinstance(message, Take):
             seat = self._seats.get(message.repository)
             if message.donor == self.origin and seat is not None:
@@ -324,21 +329,23 @@ class Membership:
                 self._backoff.succeeded()
             if not self.listening:
                 self.listening, self.listening_since = True, time.monotonic()
+                for own in self._seats.values():
+                    own.session.upkeep.donor_appeared()
             self._pulse()
             return
         before = self.members.alive.get(beat.origin)
         if before is not None and beat.number <= before.beat.number:
             return  # sent again
-        ready_before = set() if before is None else _ready(before.beat)
+        copies_before = set() if before is None else _copies(before.beat)
         if self.members.heard(beat, time.monotonic()):
             logger.info("%s: %s has joined", self.name, beat.name)
             self.beat_now()
         if beat.leaving and before is not None:
-            self._gone(beat.origin, beat.name)
+            self._gone(beat.origin, beat.name, vanished=False)
         for own in self._seats.values():
             own.replica.clock.observe(beat.time, time.time())
         members = [*self.members.alive, self.origin]
-        newly_ready = _ready(beat) - ready_before
+        new_copies = {name for name, _ in _copies(beat) - copies_before}
         for state in beat.repositories:
             seat = self._seats.get(state.repository)
             if seat is not None:
@@ -351,7 +358,7 @@ class Membership:
                         state.repository,
                     )
                 seat.session.heard(beat.origin, state, members)
-                if state.repository in newly_ready:
+                if state.repository in new_copies:
                     seat.session.upkeep.donor_appeared()
         self._pulse()
 
@@ -399,10 +406,10 @@ class Membership:
         for seat in self._seats.values():
             seat.session.lost(reason)
 
-    def _gone(self, origin: str, name: str) -> None:
-        logger.info("%s: %s has gone", self.name, name)
+    def _gone(self, origin: str, name: str, *, vanished: bool) -> None:
+        logger.info("%s: %s has %s", self.name, name, "vanished" if vanished else "gone")
         for seat in self._seats.values():
-            seat.gone(origin)
+            seat.gone(origin, vanished=vanished)
         self._pulse()
 
     def _pulse(self) -> None:
@@ -410,10 +417,10 @@ class Membership:
         self._news = anyio.Event()
 
 
-def _ready(beat: Heartbeat) -> set[str]:
-    """The repositories of which a node has a copy."""
+def _copies(beat: Heartbeat) -> set[tuple[str, bool]]:
+    """The repositories of which a node has a copy, and whether it vouches for it."""
     return {
-        state.repository
+        (state.repository, state.clean)
         for state in beat.repositories
         if state.phase in (Phase.READY, Phase.REFRESHING)
     }

@@ -500,14 +500,14 @@ class Repository(Generic[K, V]):
                 return False, None
         elif not fresh:
             session.stats.stale_served += 1
-            if key not in session.loads and session.upkeep.may_try:
+            if key not in session.loads and session.upkeep.health.may_try:
                 session.loads.start((key,))
         session.stats.hits += 1
         return True, entity
 
     async def _not_older(self, session: Session[K, V], key: K, max_staleness: float) -> None:
         """Read a row of the whole set again if it is older than that."""
-        age = session.upkeep.age
+        age = session.upkeep.age.seconds
         written = session.replica.known_since(key)
         if written and (elapsed := time.time() - seconds(written)) >= 0:  # else a clock was set
             age = elapsed if age is None else min(age, elapsed)
@@ -530,7 +530,7 @@ class Repository(Generic[K, V]):
         """Reads of the whole set."""
         session.stats.hits += hits
         session.stats.misses += misses
-        if session.upkeep.stale:
+        if session.upkeep.age.stale:
             session.stats.stale_served += hits
 
     def _counted(self, session: Session[K, V]) -> Stats:

@@ -13,11 +13,12 @@ import anyio
 
 from .broker import Link
 from .errors import BrokerUnavailableError
-from .exchange import BUSY, MAX_DONATIONS, Joining, give
+from .exchange import BUSY, MAX_DONATIONS, Comparing, Inquiry, Joining, give
 from .freshness import Backoff
 from .outbox import Outbox
-from .replica.messages import Event, Events, Phase, Refuse, Take, encode
-from .replica.replica import Effect, Replica
+from .replica.messages import Ask, Event, Events, Phase, Refuse, Take, encode
+from .replica.replica import Effect, Replica, Resend
+from .replica.ring import Ring
 from .replica.snapshot import Donor
 from .session import Session
 from .supervisor import Supervisor
@@ -64,14 +65,17 @@ class Seat:
     ) -> None:
         self.name = name
         self.outbox: Outbox = Outbox(outbox)
+        self.ring: Ring = Ring()
         self.donating: int = 0
         self._answering = 0
+        self._resent_at = 0.0  # monotonic, when missed events were last sent again
+        self._resent = 0  # and up to which number
         self._supervisor = supervisor
         self._offer_wait = offer_wait
         # Numbered, and not known to have been taken; each with how many events were queued before it.
         self._batches: deque[tuple[int, Events]] = deque()
         self._under_way = 0  # how many of them, from the first on, are being handed over
-        self._joining: Joining | None = None
+        self._asking: Inquiry | None = None
 
     @property
     def replica(self) -> Replica[Any, Any]:
@@ -99,6 +103,11 @@ class Seat:
         """Queue an event for the siblings."""
         self.outbox.add(event)
         self.membership.wake()
+
+    @property
+    def kept(self) -> int:
+        """The number of the first event from which on all can be sent again."""
+        return self.ring.kept(self.replica.sequence)
 
     @property
     def numbered(self) -> bool:
@@ -129,7 +138,9 @@ class Seat:
         events, skipped = self.outbox.batch()
         self.replica.skip(skipped)
         if events:
-            self._batches.append((before, self.replica.pack(self.name, events)))
+            batch = self.replica.pack(self.name, events)
+            self._batches.append((before, batch))
+            self.ring.add(batch)
         return bool(events)
 
     def _number_all(self) -> None:
@@ -141,8 +152,8 @@ class Seat:
     def receive(self, events: Events) -> None:
         """Events of a sibling."""
         self.session.receive(events)
-        if self._joining is not None:
-            self._joining.arrived()
+        if self._asking is not None:
+            self._asking.arrived()
 
     def asked(self, take: Take) -> None:
         """A sibling wants a snapshot."""
@@ -151,16 +162,37 @@ class Seat:
         self._answering += 1
         self._supervisor.spawn(self._answer, take, name=f"snapshot of {self.name}")
 
+    def missed(self, ask: Ask) -> None:
+        """A sibling has not got some of this node's events. They are sent to all: others may have missed them too."""
+        now = time.monotonic()
+        if now < self._resent_at + self.membership.heartbeat / 2 and ask.last <= self._resent:
+            return  # several ask at once, and the answer is on its way
+        batches = self.ring.between(ask.first, ask.last)
+        if batches and self._answering < MAX_ANSWERS:
+            self._resent_at, self._resent = now, ask.last
+            self._answering += 1
+            self._supervisor.spawn(self._resend, batches, name=f"events of {self.name}")
+
+    async def _resend(self, batches: list[Events]) -> None:
+        try:
+            for batch in batches:
+                await self.membership.publish(encode(batch))
+                self.session.stats.events_resent += len(batch.events)
+        except BrokerUnavailableError as error:
+            logger.info("%s: missed events were not sent again: %s", self.session.label, error)
+        finally:
+            self._answering -= 1
+
     def refused(self, refuse: Refuse) -> None:
         """A donor does not give."""
-        if self._joining is not None and refuse.address == self._joining.address:
-            self._joining.refused(refuse.reason)
+        if self._asking is not None and refuse.address == self._asking.address:
+            self._asking.refused(refuse.reason)
 
-    def gone(self, origin: str) -> None:
-        """A member has left."""
-        self.replica.left(origin)
-        if self._joining is not None and self._joining.donor == origin:
-            self._joining.refused("it has left")
+    def gone(self, origin: str, *, vanished: bool) -> None:
+        """A member has left, or has `vanished` without a word."""
+        self.session.gone(origin, vanished=vanished)
+        if self._asking is not None and self._asking.donor == origin:
+            self._asking.refused("it has left")
 
     async def _answer(self, take: Take) -> None:
         try:
@@ -203,6 +235,17 @@ class Seat:
             self.donating -= 1
 
     # -- Siblings --------------------------------------------------------------------------------
+
+    def ask(self, missing: Resend) -> None:
+        """Ask an origin for events that have not come."""
+        ask = Ask(missing.origin, self.name, missing.first, missing.last)
+        self._supervisor.spawn(self._ask, ask, name=f"what was missed of {self.name}")
+
+    async def _ask(self, ask: Ask) -> None:
+        try:
+            await self.membership.publish(encode(ask))
+        except BrokerUnavailableError as error:
+            logger.info("%s: missed events were not asked for: %s", self.session.label, error)
 
     def changed(self) -> None:
         """The phase has changed."""
@@ -260,12 +303,59 @@ class Seat:
                 await membership.round_trip(ROUND_TRIP_SECONDS)
         return None
 
-    async def _take(self, joining: Joining, link: Link, donor: str) -> list[Effect] | None:
-        self._joining = joining
+    async def compare(self, origin: str | None) -> list[Effect] | None:
+        """Compare with the copy of `origin`, or with the freshest clean one; ``None`` if nothing came of it."""
+        membership, fingerprint = self.membership, self.replica.rows.fingerprint
+        comparing = Comparing(
+            self.replica, self.name, label=self.session.label, stats=self.session.stats
+        )
+        comparing.clean = origin is None
+        backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)
+        patient_until = time.monotonic() + BUSY_SECONDS
+        while membership.link is not None:
+            donor = origin or membership.members.donor(
+                self.name, fingerprint, clean=True, without=()
+            )
+            if donor is None:
+                break
+            self._number_all()  # what has no number yet could not be said to have been seen there
+            effects = await self._take(comparing, membership.link, donor)
+            if effects is not None or not comparing.busy or time.monotonic() > patient_until:
+                return effects
+            await anyio.sleep(backoff.failed(random.random()))
+        return None
+
+    async def _take(
+        self, asking: Joining | Comparing, link: Link, donor: str
+    ) -> list[Effect] | None:
+        self._asking = asking
         try:
-            return await joining.take(link, donor, secrets.token_hex(16))
+            return await asking.take(link, donor, secrets.token_hex(16))
         finally:
-            self._joining = None
+            self._asking = None
+
+    def hearing(self) -> bool:
+        """Whether own messages come back."""
+        return self.membership.listening
+
+    def donor(self) -> bool:
+        """Whether a sibling has a copy that it vouches for."""
+        fingerprint, members = self.replica.rows.fingerprint, self.membership.members
+        donor = members.donor(self.name, fingerprint, clean=True, without=())
+        return donor is not None and self.hearing()
+
+    def place(self, failures: int) -> float:
+        """Seconds for which this node lets others go first; 0 for the first in line, and while it is cut off."""
+        membership = self.membership
+        if not membership.up:
+            return 0.0
+        listened = time.monotonic() - membership.listening_since if membership.listening else 0.0
+        if not membership.listening or (
+            listened < membership.heartbeat and not membership.members.all_heard
+        ):
+            return membership.heartbeat  # then all have said what they have
+        ahead = membership.members.ahead(self.name, self.replica.rows.fingerprint, failures)
+        return 0.0 if not ahead else (TURN_BEATS + ahead - 1) * membership.heartbeat
 
     async def turn(self, failures: int) -> bool:
         """Wait for this node's turn to load; False as soon as a sibling has a copy."""

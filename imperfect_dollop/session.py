@@ -83,6 +83,10 @@ OVER: Final = {
 }
 """What to say when a cause is gone."""
 
+VANISHED_BEATS: Final = 2
+"""Heartbeats before a member was found to be missing in which it may still have written. Half of them are for others
+who find it later, or whose clocks lag behind: a load that one of them begins is as good for all."""
+
 SWEEP_SECONDS: Final = 10.0
 """Between two looks for tombstones that are old enough."""
 
@@ -111,6 +115,7 @@ class Session(Generic[K, V]):
         self.stats: Stats = Stats()
         self.closed: bool = False
         self._supervisor = supervisor
+        self._settle = VANISHED_BEATS * heartbeat
         self._siblings = siblings
         self._away = away  # why the broker is, while it is
         self._said: tuple[State, frozenset[str]] = (State.CLOSED, frozenset())
@@ -121,7 +126,6 @@ class Session(Generic[K, V]):
             key_of=lambda entity: reader.complete(entity, "an event brought"),
             version_of=reader.version_of,
             whole=options.preload,
-            settle=2 * heartbeat,
         )
         self.upkeep: Upkeep[K, V] = Upkeep(
             self.replica,
@@ -210,7 +214,13 @@ class Session(Generic[K, V]):
 
     def heard(self, origin: str, peer: RepositoryState, members: Collection[str]) -> None:
         """What a sibling's heartbeat says of this repository."""
-        self.upkeep.take(self.replica.heard(origin, peer, members, time.time()))
+        self.upkeep.take(self.replica.heard(origin, peer, members, clean=self.upkeep.clean))
+
+    def gone(self, origin: str, *, vanished: bool) -> None:
+        """A member has left, or has `vanished`: what it wrote last may be known to nobody but the source."""
+        self.upkeep.take(self.replica.left(origin))
+        if vanished:
+            self.upkeep.want_load(self.replica.clock.time - at(self._settle))
 
     def lost(self, reason: str) -> None:
         """Messages may have been lost."""
@@ -223,8 +233,8 @@ class Session(Generic[K, V]):
             now = time.time()
             self.replica.sweep(now, at(now) if self._siblings is None else self._siblings.horizon())
 
-    def state_for(self, members: Collection[str]) -> RepositoryState:
-        """What this node's heartbeat says of this repository."""
+    def state_for(self, members: Collection[str], kept: int) -> RepositoryState:
+        """What this node's heartbeat says of this repository; from event `kept` on it can send its events again."""
         replica, table = self.replica, self.replica.table
         return RepositoryState(
             repository=self.name,
@@ -233,11 +243,12 @@ class Session(Generic[K, V]):
             whole=replica.whole,
             clean=self.upkeep.clean,
             sequence=replica.sequence,
-            progress=replica.progress(members),
+            progress=replica.progress.hash(members, replica.origin, replica.sequence),
             digest=table.root,
             entities=len(table.live),
             confirmed=replica.confirmed,
-            failures=self.upkeep.failures,
+            failures=self.upkeep.health.failures,
+            kept=kept,
         )
 
     # -- what the application asks ---------------------------------------------------------------
@@ -255,8 +266,8 @@ class Session(Generic[K, V]):
         """What keeps it from being simply ready, by the kind of it."""
         causes: dict[str, str] = {}
         upkeep = self.upkeep
-        if upkeep.failure is not None:
-            causes["source"] = str(upkeep.failure).removeprefix(f"{self.name}: ")
+        if upkeep.health.failure is not None:
+            causes["source"] = str(upkeep.health.failure).removeprefix(f"{self.name}: ")
         if (away := self._away()) is not None:
             causes["broker"] = away
         if upkeep.missed is not None:
@@ -306,14 +317,14 @@ class Session(Generic[K, V]):
         stale_for = self._stale_for()
         if self.options.preload:
             confirmed = self.replica.confirmed
-            last, age = (seconds(confirmed) if confirmed else None), self.upkeep.age
+            last, age = (seconds(confirmed) if confirmed else None), self.upkeep.age.seconds
         else:
             age = self.ages.since_last_read
             last = None if age is None else time.time() - age
         return Info(
             entities=len(self.replica.table.live),
             last_source_read=last,
-            source_alive_since=self.upkeep.alive_since,
+            source_alive_since=self.upkeep.health.alive_since,
             data_age=age,
             stale_since=None if stale_for is None else time.time() - stale_for,
         )
@@ -329,6 +340,7 @@ class Session(Generic[K, V]):
             duplicates=counts.duplicates,
             doubts=counts.doubts,
             gaps=counts.gaps,
+            mended=counts.mended,
             rejected=counts.rejections.total(),
             rejections=dict(counts.rejections),
             propagation=counts.propagation.copy(),
@@ -336,7 +348,7 @@ class Session(Generic[K, V]):
 
     def _stale_for(self) -> float | None:
         """Seconds by which the whole set is older than `ttl`; ``None`` if it is not."""
-        age, ttl = self.upkeep.age, self.options.ttl
+        age, ttl = self.upkeep.age.seconds, self.options.ttl
         return age - ttl if age is not None and ttl is not None and age > ttl else None
 
 

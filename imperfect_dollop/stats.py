@@ -78,8 +78,14 @@ class Stats:
     """Keys that had to be read again: the order of events was in doubt, or a write had failed."""
     gaps: int = 0
     """Times that something was noticed to be missing."""
+    events_resent: int = 0
+    """Events sent again to siblings that had missed them."""
+    comparisons: int = 0
+    """Times that the copy was compared with a sibling's, to the end, bucket by bucket."""
+    mended: int = 0
+    """Rows that such a comparison has put right without the source."""
     repairs: int = 0
-    """Times that the whole set was compared with the source, to the end, because something was missing."""
+    """Times that the whole set was compared, with a sibling or the source, because something was missing."""
     rejected: int = 0
     """Events that could not be read or believed."""
     rejections: dict[str, int] = dataclasses.field(

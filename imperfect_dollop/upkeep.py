@@ -4,9 +4,12 @@ The replica decides *that* something is to be done and says so in effects; what 
 failure, is decided here. There is one loop, so a repository never does two of these at once:
 
 1. cold: fill - from a sibling, from the source when it is this node's turn, or as `bootstrap` says;
-2. something is missing, a caller asks, or `ttl` is over: load everything and publish the differences;
-3. some keys are in doubt: read those again;
-4. otherwise wait.
+2. a caller asks: load everything and publish the differences;
+3. something is missing: compare with a clean sibling; if there is none, load everything when it is this node's turn;
+4. a sibling's copy differs: compare with it;
+5. `ttl` is over, or a sibling has vanished, and it is this node's turn: load everything and publish the differences;
+6. some keys are in doubt: read those again;
+7. otherwise wait.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import contextlib
 import functools
 import itertools
 import logging
-import random
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -24,14 +26,14 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 
+from .age import Age
 from .errors import ClosedError, DollopError, InvalidEntityError, NotReadyError
-from .flight import own_copy
-from .freshness import Backoff, due_after
+from .health import Health
 from .replica.messages import Event, Kind, Phase
-from .replica.replica import Cleared, Effect, Replica, Reread, Resync
-from .replica.stamp import seconds
+from .replica.replica import Cleared, Compare, Effect, Replica, Reread, Resend, Resync
 from .sourcing import Reader, source_read
 from .stats import Stats
+from .waiters import Waiters
 
 __all__ = ["Place", "Siblings", "Upkeep"]
 
@@ -48,9 +50,6 @@ MAX_DOUBTS: Final = 10_000
 REREAD_BATCH: Final = 200
 """Keys read again in one call of the source."""
 
-MAX_CANCELLED: Final = 1_000
-"""Callers that have gone, before the queues are cleared of them."""
-
 MAX_DETOURS: Final = 3
 """Siblings' copies that may turn out useless before the source is asked out of turn."""
 
@@ -66,15 +65,35 @@ class Siblings(Protocol):
         ...
 
     def changed(self) -> None:
-        """The phase has changed, which siblings should know at once."""
+        """The phase, or what is missing, has changed, which siblings should know at once."""
+        ...
+
+    def ask(self, missing: Resend) -> None:
+        """Ask an origin for events that have not come."""
         ...
 
     async def snapshot(self, *, clean: bool) -> list[Effect] | None:
         """Fill the cold replica from a sibling's copy; ``None`` if no copy was to be had."""
         ...
 
+    async def compare(self, origin: str | None) -> list[Effect] | None:
+        """Compare with the copy of `origin`, or with any clean one; ``None`` if no copy was to be had."""
+        ...
+
+    def hearing(self) -> bool:
+        """Whether what siblings say arrives here, and what is said here there."""
+        ...
+
+    def donor(self) -> bool:
+        """Whether a sibling that can be heard has a copy that it vouches for."""
+        ...
+
     async def turn(self, failures: int) -> bool:
         """Wait until this node may load for all (True), or somebody has a copy to give (False)."""
+        ...
+
+    def place(self, failures: int) -> float:
+        """Seconds for which this node lets others go first where each of them could load; 0 for the first in line."""
         ...
 
     def refreshing(self) -> bool:
@@ -112,64 +131,44 @@ class Upkeep(Generic[K, V]):
         self._siblings = siblings
         self._bootstrap = tuple(place for place in bootstrap if siblings or place != "sibling")
         self._owner = owner
-        self._ttl = ttl
-        self._jitter = jitter
         self._can_reread = can_reread
-        self._backoff = Backoff(retry_after)
-        self._not_before = 0.0  # monotonic: nothing is tried earlier
         self._wake = asyncio.Event()
         self._doubts: dict[K, None] = {}
-        self._asked: list[asyncio.Future[None]] = []
-        self._waiting: list[asyncio.Future[None]] = []
-        self._cancelled = 0  # waiters that are still in their queue
+        self._asked = Waiters()  # for a load of everything
+        self._waiting = Waiters()  # for the end of an attempt to fill
         self._attempted = asyncio.Event()
         self.trying: bool = True  # an attempt to fill is under way, or the first has yet to begin
-        self._tell = False  # what the comparison finds is news to the siblings too
         self._once_more = False  # cleared while an attempt was under way
         self.missing: str | None = None  # why everything has to be compared
         self._comparing: str | None = None  # because this was missing
+        self._differing: dict[str, str] = {}  # siblings to compare with, and why
+        self._detours = 0  # comparisons that came to nothing, since this is missing
+        self._source_only = False  # siblings' copies do not tell what is missing
+        self._wanted = 0  # hybrid time: a complete load, by whichever node, is to begin after it
+        self._wanted_at = 0.0  # monotonic, since when that is so, or something is missing
+        self._lull = 0.0  # monotonic, when a sibling was last seen to load everything
         self.filled_by: str = "nobody"
-        self.on_reread: Callable[[Any], None] = lambda key: None
-        self.failure: DollopError | None = None  # the last, while nothing has succeeded since
         self.phase: Phase = Phase.COLD
-        self.failures: int = 0  # attempts to fill that failed
-        self.alive_since: float | None = None  # wall clock
-        self._confirmed = 0
-        self._confirmed_at = 0.0  # monotonic
-        self._due_in = self._draw()
+        self.on_reread: Callable[[Any], None] = lambda key: None
         self.on_warm: Callable[[], None] = lambda: None
         self.on_cold: Callable[[], None] = lambda: None
         self.on_doubt_of_all: Callable[[], None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None  # in what the state depends on
         self.on_stale: Callable[[], None] = lambda: None
-        self.stale: bool = False  # all that is held is older than ttl
-        self._stale_timer: asyncio.TimerHandle | None = None
-        self._load_failed = False  # of everything, and nobody's has succeeded since
+        self.health: Health = Health(retry_after, self._source_changed)
+        self.age: Age = Age(ttl, jitter, self._grown_stale)
 
     # -- what is known ---------------------------------------------------------------------------
 
     @property
     def clean(self) -> bool:
         """Whether nothing is known to be wrong with what is held."""
-        return self.missed is None and not self._doubts
+        return self.missed is None and not self._doubts and self.replica.progress.complete
 
     @property
     def missed(self) -> str | None:
         """Why everything has to be compared, or is being compared; ``None`` where nothing is known to be missing."""
         return self.missing or self._comparing
-
-    @property
-    def age(self) -> float | None:
-        """Seconds since the last complete read began. Measured, so a clock that is set changes nothing."""
-        self._note_age()
-        if self.replica.confirmed == 0:
-            return None
-        return max(0.0, time.monotonic() - self._confirmed_at)
-
-    @property
-    def may_try(self) -> bool:
-        """Whether the pause after the last failure is over."""
-        return time.monotonic() >= self._not_before
 
     async def next_attempt(self) -> None:
         """Wait for the end of an attempt to fill, under way or to come.
@@ -177,7 +176,7 @@ class Upkeep(Generic[K, V]):
         Raises `NotReadyError` if it fails.
         """
         if self.replica.cold:
-            await self._wait_in(self._waiting)
+            await self._waiting.wait()
 
     async def warm(self) -> None:
         """Wait until the set is complete; for no longer than the attempt that is under way.
@@ -200,11 +199,17 @@ class Upkeep(Generic[K, V]):
         for effect in effects:
             if isinstance(effect, Reread):
                 self.doubt(effect.keys)
+            elif isinstance(effect, Resend):
+                if self._siblings is not None:
+                    self._siblings.ask(effect)
+            elif isinstance(effect, Compare):
+                self._differing[effect.origin] = effect.reason
+                self._wake.set()
             elif isinstance(effect, Resync):
                 self.resync(effect.reason)
-            elif isinstance(effect, Cleared):
+            else:
                 self.cleared()
-        self._note_age()
+        self.note_age()
 
     def in_doubt(self, key: K) -> bool:
         """Whether this key is still to be read again."""
@@ -223,24 +228,39 @@ class Upkeep(Generic[K, V]):
         self._doubts.update(dict.fromkeys(keys))
         if len(self._doubts) > MAX_DOUBTS or (self._doubts and not self._can_reread):
             self._doubts.clear()
-            self.resync("keys are in doubt that cannot be read one by one")
+            self.resync("keys are in doubt that cannot be read one by one", siblings=False)
         self._wake.set()
 
-    def resync(self, reason: str, *, tell: bool = False) -> None:
-        """Compare everything with the source; `tell` the siblings what differs."""
-        self._tell = self._tell or tell
+    def resync(self, reason: str, *, siblings: bool = True) -> None:
+        """Compare everything; with the source, where `siblings` cannot know either."""
         if not self.replica.whole:
             self._doubts.clear()
             self.on_doubt_of_all()
             return
-        self.missing = self.missing or reason or "something was missed"
+        self._source_only = self._source_only or not siblings
+        if self.missing is None:
+            self.missing = reason or "something was missed"
+            self._wanted_at = time.monotonic()
+            self._detours = 0
+            self._tell_siblings()
         self.on_change()
         self._wake.set()
+
+    def want_load(self, since: int) -> None:
+        """The source may have what no sibling knows of: one of all is to load everything, from a hybrid time on."""
+        if not self.replica.whole:
+            self.on_doubt_of_all()
+        elif not self.replica.cold and since > self.replica.confirmed:
+            if not self._wanted:
+                self._wanted_at = time.monotonic()
+            self._wanted = max(self._wanted, since)
+            self._wake.set()
 
     def cleared(self) -> None:
         """The replica has dropped everything."""
         self._doubts.clear()
-        self.missing = None
+        self._differing.clear()
+        self.missing, self._source_only, self._wanted = None, False, 0
         self.on_cold()
         if self.replica.whole:
             self._once_more = self.trying = True
@@ -251,31 +271,18 @@ class Upkeep(Generic[K, V]):
     async def refresh(self) -> None:
         """Load everything, beginning after this call; raises what that load raises."""
         self._wake.set()
-        await self._wait_in(self._asked)
-
-    async def _wait_in(self, queue: list[asyncio.Future[None]]) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter.cancelled():
-                self._cancelled += 1
-                if self._cancelled > MAX_CANCELLED:
-                    self._cancelled = 0
-                    for waiting in (self._asked, self._waiting):
-                        waiting[:] = [other for other in waiting if not other.done()]
+        await self._asked.wait()
 
     def donor_appeared(self) -> None:
-        """A sibling has become ready; a cold replica need not wait for its source any longer."""
+        """Siblings can be heard, or one has a copy to give: what waits for the source need not any longer."""
         if self.replica.cold:
-            self._not_before = 0.0
-            self._wake.set()
+            self.health.hurry()
+        self._detours = 0
+        self._wake.set()
 
     def close(self) -> None:
         """Tell whoever still waits."""
-        if self._stale_timer is not None:
-            self._stale_timer.cancel()
+        self.age.close()
         self._turn_away(ClosedError(f"{self.name}: closed while a call waited"))
 
     # -- the loop --------------------------------------------------------------------------------
@@ -284,20 +291,29 @@ class Upkeep(Generic[K, V]):
         """Do what is to be done, most urgent first; never returns."""
         while True:
             self._wake.clear()
-            pause = self._not_before - time.monotonic()
+            pause = self.health.pause
             due = self._due()
             if self.replica.cold:
                 if pause <= 0:
                     await self._fill()
                     continue
-            elif self._asked or (pause <= 0 and (self.missing is not None or due == 0)):
+            elif self._asked:
+                await self._reload()
+                continue
+            elif self.missing is not None and self._may_compare:
+                await self._compare_all()
+                continue
+            elif self._differing:
+                await self._compare_one()
+                continue
+            elif pause <= 0 and due == 0:
                 await self._reload()
                 continue
             elif self._doubts and pause <= 0:
                 with contextlib.suppress(DollopError):  # noted, and tried again after a pause
                     await self.reread(list(itertools.islice(self._doubts, REREAD_BATCH)))
                 continue
-            elif self.failure is not None and pause <= 0 and self._can_try_source:
+            elif self.health.failure is not None and pause <= 0 and self._can_try_source:
                 await self._try_source()
                 continue
             timeout = pause if pause > 0 else due
@@ -305,14 +321,28 @@ class Upkeep(Generic[K, V]):
                 await self._wake.wait()
 
     def _due(self) -> float | None:
-        """Seconds until everything is due to be loaded; ``None`` for never."""
-        if not self.replica.whole or self._ttl is None or self.replica.cold:
+        """Seconds until this node is to load everything; ``None`` for never.
+
+        The first in line does so when it is due, or up to `jitter` earlier. The others give it time, the longer the
+        further behind they are, and none begins while one is at it.
+        """
+        if not self.replica.whole or self.replica.cold:
             return None
-        age = self.age
-        left = 0.0 if age is None else max(0.0, self._due_in - age)
-        if left == 0 and self._siblings is not None and self._siblings.refreshing():
+        now, siblings = time.monotonic(), self._siblings
+        alone = siblings is None or (self.missing is not None and self._source_only)
+        wait = 0.0 if alone or siblings is None else siblings.place(self.health.failures)
+        if self.missing is not None or self._wanted:
+            due: float | None = self._wanted_at - now
+        else:
+            due = self.age.due(jitter=wait == 0)
+        if due is None:
+            return None
+        if due <= 0 and siblings is not None and siblings.refreshing():
+            self._lull = now
             return ELSEWHERE_PAUSE
-        return left
+        if wait:
+            due = max(due, self._lull - now) + wait
+        return max(0.0, due)
 
     # -- filling ---------------------------------------------------------------------------------
 
@@ -333,20 +363,16 @@ class Upkeep(Generic[K, V]):
         self.trying = False
         self._attempted.set()
         if self.replica.cold:
-            self.failures += 1
-            self._load_failed = True
-            self.source_failed(failure or NotReadyError(f"{self.name}: nothing could be loaded"))
+            self.health.failed(
+                failure or NotReadyError(f"{self.name}: nothing could be loaded"), load=True
+            )
             self._turn_away(self.not_ready())
             return
-        self.failures = 0
-        self._note_age()
+        self.note_age()
         self.on_warm()
         self._set_phase(Phase.READY)
         self.on_change()
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._waiting.answer()
 
     async def _try_places(self) -> DollopError | None:
         """Go through `bootstrap` until the replica is warm; the last failure if it is not."""
@@ -363,7 +389,7 @@ class Upkeep(Generic[K, V]):
                         return None
                     await self._load_cold(self._reader.load_all)
                     self.filled_by = "the source"
-                    self.source_answered()
+                    self.health.answered()
                 else:
                     fallback = functools.partial(place, self._owner)
                     await self._load_cold(
@@ -384,7 +410,7 @@ class Upkeep(Generic[K, V]):
     async def _sibling_instead(self, siblings: Siblings) -> bool:
         """Wait for this node's turn to load; True if a sibling has given its copy meanwhile."""
         for _ in range(MAX_DETOURS):
-            if await siblings.turn(self.failures):
+            if await siblings.turn(self.health.failures):
                 return False
             if await self._from_sibling(clean=True):
                 return True
@@ -424,15 +450,51 @@ class Upkeep(Generic[K, V]):
 
     # -- repairing -------------------------------------------------------------------------------
 
+    @property
+    def _may_compare(self) -> bool:
+        siblings = self._siblings
+        return (
+            siblings is not None
+            and not self._source_only
+            and self._detours < MAX_DETOURS
+            and siblings.donor()
+        )
+
+    async def _compare_all(self) -> None:
+        """Something is missing, and a sibling has all of it."""
+        assert self._siblings is not None
+        missing, self.missing = self.missing, None
+        self._comparing = missing
+        effects: list[Effect] | None = None
+        try:
+            effects = await self._siblings.compare(None)
+        finally:
+            self._comparing = None
+            if effects is None:
+                self._detours += 1
+                self.missing = self.missing or missing
+            self.on_change()
+        if effects is not None:
+            self._stats.repairs += 1
+            self.take(effects)
+            self._tell_siblings()
+
+    async def _compare_one(self) -> None:
+        """A sibling's copy differs. If nothing comes of it, its next heartbeats tell."""
+        assert self._siblings is not None
+        origin = next(iter(self._differing))
+        del self._differing[origin]
+        self.take(await self._siblings.compare(origin) or [])
+
     async def _reload(self) -> None:
         """Load everything; what was held stays whatever the load says until it is complete."""
-        replica = self.replica
-        asked, self._asked = self._asked, []
+        replica, siblings = self.replica, self._siblings
+        asked = self._asked.take()
+        if self.missing is not None and not asked and siblings and not siblings.hearing():
+            siblings = None  # cut off, and trying again and again: no news to anybody else
         missing, self.missing = self.missing, None
-        tell, self._tell = self._tell, False
+        source_only, self._source_only = self._source_only, False
         self._comparing = missing
-        # Where events were missed, the differences are news to this node only; unless somebody asked.
-        siblings = self._siblings if missing is None or asked or tell else None
         load = replica.begin_load(time.time())
         self._set_phase(Phase.REFRESHING)
         error: DollopError | None = ClosedError(f"{self.name}: closed while it was loaded")
@@ -447,36 +509,29 @@ class Upkeep(Generic[K, V]):
             self.doubt(load.doubtful)
             overrun = replica.window.overrun(load)
             if overrun:
-                self._asked, asked = [*asked, *self._asked], []
+                self._asked.give_back(asked)
                 if not replica.cold:  # else it was cleared, and is filled next
-                    self.missing = self.missing or "too much was written during the load"
+                    self.resync("too much was written during the load", siblings=not source_only)
             elif siblings is not None:
                 siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
             error, self._comparing = None, None
             self._stats.repairs += missing is not None and not overrun
-            self._load_failed = False
-            self.source_answered()
-            self._note_age()
+            self.health.loaded()
+            self.health.answered()
+            self.note_age()
         except DollopError as failure:
             error = failure
-            self._load_failed = True
-            self.source_failed(failure)
+            self.health.failed(failure, load=True)
         finally:
             if error is not None:
                 self.missing = self.missing or missing
-                self._tell = self._tell or tell
+                self._source_only = self._source_only or source_only
             replica.end_load(load)
             self._comparing = None
             if not replica.cold:
                 self._set_phase(Phase.READY)
             self.on_change()
-            for waiter in asked:
-                if waiter.done():
-                    continue
-                if error is None:
-                    waiter.set_result(None)
-                else:
-                    waiter.set_exception(own_copy(error))
+            asked.answer(error)
 
     async def reread(self, keys: Sequence[K]) -> None:
         """Read keys again and publish what differs from what is held.
@@ -517,11 +572,11 @@ class Upkeep(Generic[K, V]):
             for key in keys:  # after those that may do better
                 if key in self._doubts:
                     self._doubts[key] = self._doubts.pop(key)
-            self.source_failed(error)
+            self.health.failed(error)
             raise
         finally:
             replica.end_load(load)
-        self.source_answered()
+        self.health.answered()
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
@@ -536,73 +591,48 @@ class Upkeep(Generic[K, V]):
         Where all rows could not be read, that one can be says nothing.
         """
         key = next(iter(self.replica.table.live), None)
-        if key is None or not self._can_reread or self._load_failed:
+        if key is None or not self._can_reread or self.health.load_failed:
             await self._reload()
             return
         with contextlib.suppress(DollopError):  # noted, and tried again after a pause
             await self.reread([key])
 
-    def source_answered(self) -> None:
-        """The source works, as far as what failed last: a row that was read does not make up for a load that failed."""
-        if self._load_failed:
-            return
-        self.failure = None
-        if self.alive_since is None:
-            self.alive_since = time.time()
-            self.on_change()
-        self._backoff.succeeded()
-        self._not_before = 0.0
-
-    def source_failed(self, error: DollopError) -> None:
-        """The source does not work."""
-        self.failure = error
-        self.alive_since = None
-        if self.may_try:  # many calls that fail at once are one failure
-            self._not_before = time.monotonic() + self._backoff.failed(random.random())
+    def _source_changed(self) -> None:
         self.on_change()
         self._wake.set()
 
-    def _note_age(self) -> None:
-        """From the wall clock to the monotonic one, as soon as a complete load is heard of."""
-        if self.replica.confirmed != self._confirmed:
-            self._confirmed = self.replica.confirmed
-            elapsed = max(0.0, time.time() - seconds(self._confirmed))
-            self._confirmed_at = time.monotonic() - elapsed
-            self._due_in = self._draw()
-            self._load_failed = self.stale = False
-            if self._stale_timer is not None:
-                self._stale_timer.cancel()
-            if not self.replica.cold:
-                self.on_warm()
-            if self._ttl is not None and self._confirmed:
-                loop = asyncio.get_running_loop()
-                self._stale_timer = loop.call_later(self._ttl - elapsed, self._grown_stale)
-
     def _grown_stale(self) -> None:
-        self.stale = True
         self.on_stale()
 
-    def _draw(self) -> float:
-        return 0.0 if self._ttl is None else due_after(self._ttl, self._jitter, random.random())
+    def note_age(self) -> None:
+        """A complete load, by whichever node, may have been heard of."""
+        if not self.age.note(self.replica.confirmed):
+            return
+        if self._wanted and self.replica.confirmed >= self._wanted:
+            self._wanted = 0
+        self.health.loaded()
+        if not self.replica.cold:
+            self.on_warm()
+
+    def _tell_siblings(self) -> None:
+        if self._siblings is not None:
+            self._siblings.changed()
 
     def _set_phase(self, phase: Phase) -> None:
         if phase is not self.phase:
             self.phase = phase
-            if self._siblings is not None:
-                self._siblings.changed()
+            self._tell_siblings()
 
     def _turn_away(self, error: DollopError) -> None:
         """Fail everybody who waits, for a fill or for a refresh."""
-        waiting, self._waiting, self._asked = [*self._waiting, *self._asked], [], []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_exception(own_copy(error))
+        self._waiting.answer(error)
+        self._asked.answer(error)
 
     def not_ready(self) -> NotReadyError:
         """What to tell a reader between two attempts."""
         error = NotReadyError(
-            f"{self.name}: not loaded yet: {self.failure}; it is tried again automatically, see"
+            f"{self.name}: not loaded yet: {self.health.failure}; it is tried again automatically, see"
             " startup= of Node to wait or to raise"
         )
-        error.__cause__ = self.failure
+        error.__cause__ = self.health.failure
         return error

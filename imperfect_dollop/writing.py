@@ -183,9 +183,9 @@ class Writer(Generic[K, V]):
                     held = (await self._reader.load_many([key])).get(key)
             except DollopError as error:
                 if not isinstance(error, InvalidEntityError):
-                    self._upkeep.source_failed(error)
+                    self._upkeep.health.failed(error)
                 raise
-            self._upkeep.source_answered()
+            self._upkeep.health.answered()
             if held is None:
                 raise EntityNotFoundError(f"{self._reader.name} has no row with the key {key!r}")
         return self._reader.version_of(held)
@@ -200,10 +200,10 @@ class Writer(Generic[K, V]):
             self._doubt(key)
             raise
         except DollopError as error:
-            self._upkeep.source_failed(error)
+            self._upkeep.health.failed(error)
             self._unknown(key, what)
             raise
-        self._upkeep.source_answered()
+        self._upkeep.health.answered()
         self._stats.writes += 1
         return result
 
@@ -240,7 +240,7 @@ class Writer(Generic[K, V]):
         """Whether the source has done it is not known."""
         if key is None:
             self._upkeep.resync(
-                f"a {what} may have been committed, under what key is not known", tell=True
+                f"a {what} may have been committed, under what key is not known", siblings=False
             )
         else:
             self._doubt(key)

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from .messages import Events
+from .progress import MAX_ORIGINS
 
 __all__ = ["Buffer", "split"]
 
@@ -16,8 +17,6 @@ MAX_BUFFERED: Final = 64 << 20
 
 EVENT_BYTES: Final = 500
 """What an event takes beyond its content, roughly."""
-
-MAX_ORIGINS: Final = 10_000
 
 
 class Buffer:

@@ -52,7 +52,16 @@ class Histogram:
 class Counts:
     """What happened to events, since the replica was made."""
 
-    __slots__ = ("applied", "doubts", "duplicates", "gaps", "ignored", "propagation", "rejections")
+    __slots__ = (
+        "applied",
+        "doubts",
+        "duplicates",
+        "gaps",
+        "ignored",
+        "mended",
+        "propagation",
+        "rejections",
+    )
 
     def __init__(self) -> None:
         self.applied: int = 0
@@ -60,5 +69,6 @@ class Counts:
         self.duplicates: int = 0
         self.doubts: int = 0
         self.gaps: int = 0
+        self.mended: int = 0
         self.rejections: Counter[str] = Counter(dict.fromkeys(EVENT_REASONS, 0))
         self.propagation: Histogram = Histogram(PROPAGATION_BOUNDS)

@@ -28,13 +28,14 @@ MAX_MEMBERS: Final = 10_000
 
 
 class Member:
-    """One other node: its last heartbeat, and when that came (monotonic seconds)."""
+    """One other node: its last heartbeat, when that came (monotonic seconds), and over the how many-th link."""
 
-    __slots__ = ("beat", "heard")
+    __slots__ = ("beat", "heard", "link")
 
-    def __init__(self, beat: Heartbeat, heard: float) -> None:
+    def __init__(self, beat: Heartbeat, heard: float, link: int) -> None:
         self.beat: Heartbeat = beat
         self.heard: float = heard
+        self.link: int = link
 
     def state(self, repository: str) -> RepositoryState | None:
         """What it said about a repository, if it has one of that name."""
@@ -55,6 +56,7 @@ class Members:
         self._unanswered: deque[list[float]] = deque()  # own heartbeats: number, when sent
         self._echoed = 0  # the last own heartbeat that has come back
         self._heard = 0.0  # when anything was last heard
+        self._link = 0  # how many there were
         self.alive: dict[str, Member] = {}
 
     # -- whether this node is heard --------------------------------------------------------------
@@ -63,6 +65,7 @@ class Members:
         """A new link: what was sent on the last one will not come back."""
         self._unanswered.clear()
         self._heard = now
+        self._link += 1
 
     def beat(self, number: int, now: float) -> None:
         """The broker has taken an own heartbeat, which may have come back already."""
@@ -99,10 +102,10 @@ class Members:
         if known is None:
             if len(self.alive) >= MAX_MEMBERS:
                 return False
-            self.alive[beat.origin] = Member(beat, now)
+            self.alive[beat.origin] = Member(beat, now, self._link)
             return True
         if beat.number > known.beat.number:
-            known.beat, known.heard = beat, now
+            known.beat, known.heard, known.link = beat, now, self._link
         return False
 
     def expire(self, now: float) -> dict[str, str]:
@@ -130,6 +133,11 @@ class Members:
             del self.alive[origin]
         return gone
 
+    @property
+    def all_heard(self) -> bool:
+        """Whether every member was heard over this link."""
+        return all(member.link == self._link for member in self.alive.values())
+
     def horizon(self, own: int) -> int:
         """The hybrid time up to which every live node has been heard."""
         return min((member.beat.time for member in self.alive.values()), default=own)
@@ -144,12 +152,16 @@ class Members:
     def donor(
         self, repository: str, fingerprint: str, *, clean: bool, without: Collection[str]
     ) -> str | None:
-        """The freshest complete copy; among equals one that differs from joiner to joiner."""
+        """The freshest complete copy; among equals one that differs from joiner to joiner.
+
+        Of those that were heard over this link: what the others had before the last one was lost says little.
+        """
         ranked = [
             # Rendezvous hashing spreads many joiners over many donors.
             (state.clean, state.confirmed, _draw(self.origin, origin), origin)
             for origin, state in self.copies(repository, fingerprint)
             if origin not in without
+            and self.alive[origin].link == self._link
             and state.phase in (Phase.READY, Phase.REFRESHING)
             and (state.clean or not clean)
         ]
@@ -158,6 +170,17 @@ class Members:
     def loading(self, repository: str, fingerprint: str, phase: Phase = Phase.LOADING) -> bool:
         """Whether some member reads the whole of a repository from the source."""
         return any(state.phase is phase for _, state in self.copies(repository, fingerprint))
+
+    def ahead(self, repository: str, fingerprint: str, failures: int) -> int:
+        """How many of the nodes that hold a copy would load anew before this one.
+
+        In the same order as `first_in_line`.
+        """
+        return sum(
+            (state.failures, origin) < (failures, self.origin)
+            for origin, state in self.copies(repository, fingerprint)
+            if state.phase in (Phase.READY, Phase.REFRESHING)
+        )
 
     def first_in_line(self, repository: str, fingerprint: str, failures: int) -> bool:
         """Whether of all nodes that are cold it is this one's turn to load.

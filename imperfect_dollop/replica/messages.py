@@ -24,6 +24,7 @@ __all__ = [
     "MAX_REPOSITORIES",
     "WITHOUT_CONTENT",
     "WRITTEN",
+    "Ask",
     "Chunk",
     "Event",
     "Events",
@@ -60,8 +61,13 @@ MAX_REPOSITORIES: Final = 1_000
 MAX_NAME: Final = 256
 """Characters of a name."""
 
+MAX_BUCKETS: Final = 1 << 16
+"""Buckets that a message can name."""
+
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Word = Annotated[int, msgspec.Meta(ge=0)]
+Vector = dict[Name, Int63]
+Buckets = Annotated[list[Int63], msgspec.Meta(max_length=MAX_BUCKETS)]
 
 
 class Kind(IntEnum):
@@ -129,7 +135,8 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
 
     `sequence` is the number of the last event sent, `progress` a hash of how far all others' events were
     taken in, `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
-    `clean` is false while something is known to be missing. `whole`: every row is held.
+    `clean` is false while something is known to be missing. `whole`: every row is held. `failures`: how often in a
+    row the source has failed. From number `kept` on the node can send its events again.
     """
 
     repository: Name
@@ -143,6 +150,7 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
     entities: Int63
     confirmed: Int63
     failures: Int63
+    kept: Int63
 
 
 class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):
@@ -156,15 +164,28 @@ class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):
     repositories: Annotated[list[RepositoryState], msgspec.Meta(max_length=MAX_REPOSITORIES)]
 
 
+class Ask(msgspec.Struct, array_like=True, frozen=True, tag="a"):
+    """Events `first` to `last` of `origin` did not arrive at somebody: it is to send them again."""
+
+    origin: Name
+    repository: Name
+    first: Int63
+    last: Int63
+
+
 class Take(msgspec.Struct, array_like=True, frozen=True, tag="t"):
-    """`origin` asks `donor` to send these buckets of a repository to the transfer `address`."""
+    """`origin` asks `donor` to send these buckets of a repository to the transfer `address`.
+
+    With `digests`, those of its own buckets (`Table.digests`), it asks for the buckets that differ.
+    """
 
     origin: Name
     donor: Name
     repository: Name
     fingerprint: Name
     address: Name
-    buckets: Annotated[list[Int63], msgspec.Meta(max_length=1 << 16)]
+    buckets: Buckets
+    digests: Annotated[bytes, msgspec.Meta(max_length=8 * MAX_BUCKETS)] = b""
 
 
 class Refuse(msgspec.Struct, array_like=True, frozen=True, tag="r"):
@@ -175,18 +196,20 @@ class Refuse(msgspec.Struct, array_like=True, frozen=True, tag="r"):
     reason: Name
 
 
-News: TypeAlias = Events | Heartbeat | Take | Refuse
-
-Vector = dict[Name, Int63]
+News: TypeAlias = Events | Heartbeat | Ask | Take | Refuse
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True, tag="H"):
-    """Opens a snapshot. `vector`: the last event of each origin that the donor had applied."""
+    """Opens a snapshot. `vector`: the last event of each origin that the donor had applied.
+
+    `buckets`: those that are to come.
+    """
 
     address: Name
     fingerprint: Name
     vector: Vector
     confirmed: Int63
+    buckets: Buckets
 
 
 class LiveRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -209,7 +232,7 @@ class DeadRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Chunk(msgspec.Struct, array_like=True, frozen=True, tag="C"):
     """Whole buckets, as of `vector`; the last of them goes on in the next chunk if `more`."""
 
-    buckets: Annotated[list[Int63], msgspec.Meta(max_length=1 << 16)]
+    buckets: Buckets
     more: bool
     vector: Vector
     origins: list[Name]

@@ -35,11 +35,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
-import xxhash
 
 from ..codecs import EntityCodec, KeyCodec
 from ..errors import ProtocolError
-from .buffer import MAX_ORIGINS, Buffer, split
+from .agreement import Agreement
+from .buffer import Buffer, split
 from .counts import Counts
 from .messages import (
     FOR_ALL,
@@ -52,11 +52,12 @@ from .messages import (
     Phase,
     RepositoryState,
 )
+from .progress import Progress
 from .stamp import ABSENT, HybridClock, Stamp, at, seconds
 from .table import Table
 from .window import Load, Window
 
-__all__ = ["Cleared", "Effect", "Replica", "Reread", "Resync", "Write"]
+__all__ = ["Cleared", "Compare", "Effect", "Replica", "Reread", "Resend", "Resync", "Write"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -71,7 +72,6 @@ TOMBSTONE_SECONDS: Final = 600.0
 """How long a deleted key is remembered at least, against events that were under way for long."""
 
 LAST_NUMBER: Final = 2**63 - 1
-MASK: Final = 2**64 - 1
 
 
 class Reread(msgspec.Struct, frozen=True):
@@ -80,8 +80,23 @@ class Reread(msgspec.Struct, frozen=True):
     keys: tuple[object, ...]
 
 
+class Resend(msgspec.Struct, frozen=True):
+    """These events of an origin have not come: ask it for them."""
+
+    origin: str
+    first: int
+    last: int
+
+
+class Compare(msgspec.Struct, frozen=True):
+    """A sibling's copy differs, and nothing is missing in either: find out in which rows, and read those again."""
+
+    origin: str
+    reason: str
+
+
 class Resync(msgspec.Struct, frozen=True):
-    """Something is missing and nobody knows what: compare everything with the source."""
+    """Something is missing and nobody knows what: compare everything, with a sibling or the source."""
 
     reason: str
 
@@ -90,7 +105,7 @@ class Cleared(msgspec.Struct, frozen=True):
     """A node has told all to drop what they hold; the replica is empty and cold now."""
 
 
-Effect: TypeAlias = Reread | Resync | Cleared
+Effect: TypeAlias = Reread | Resend | Compare | Resync | Cleared
 
 
 class Write:
@@ -118,8 +133,6 @@ class Replica(Generic[K, V]):
         read an entity's key and version; `version_of` returns 0 where there are none.
     whole:
         whether every row is held, or only those that were asked for.
-    settle:
-        seconds for which digests may differ before that means something.
     """
 
     def __init__(
@@ -131,7 +144,6 @@ class Replica(Generic[K, V]):
         key_of: Callable[[V], K],
         version_of: Callable[[V], int],
         whole: bool,
-        settle: float = 2.0,
     ) -> None:
         self.origin = origin
         self.keys = keys
@@ -143,7 +155,8 @@ class Replica(Generic[K, V]):
         self.clock: HybridClock = HybridClock()
         self.window: Window = Window()
         self.counts: Counts = Counts()
-        self.vector: dict[str, int] = {}  # the last event taken in, by origin
+        self.progress: Progress = Progress()
+        self.agreement: Agreement = Agreement()
         self.sequence: int = 0  # the last event of our own that was given a number
         self.confirmed: int = 0  # when the last complete load began
         self._proven: OrderedDict[K, int] = (
@@ -153,11 +166,6 @@ class Replica(Generic[K, V]):
         self.resets: int = 0  # times that everything was dropped
         self._proven_before = 0
         self._buffer: Buffer | None = None  # while cold
-        self._settle = settle
-        self._patience: dict[str, float] = {}  # by peer: seconds for which digests may differ
-        self._differs: dict[
-            str, float
-        ] = {}  # peers with equal progress and another digest, since when
 
     # -- writes of this node ---------------------------------------------------------------------
 
@@ -312,6 +320,23 @@ class Replica(Generic[K, V]):
         if not self.window.overrun(load):
             self.confirmed = max(self.confirmed, load.began)
 
+    def compare(self, load: Load, key: K, entity: V | None, stamp: Stamp | None) -> list[Effect]:
+        """A sibling's copy, asked for when `load` began, had this row, or had none.
+
+        `stamp` is that of the row, where the sibling knew as much as this node then. If it is later
+        than what is held is known to be true, the row is taken over. Otherwise nobody knows which is the newer one.
+        """
+        current = self.table.live.get(key)
+        if not self.window.untouched(key, load) or self.table.same(current, entity):
+            return []  # news came meanwhile, or no difference is left
+        newer = stamp is not None and stamp.time > self.known_since(key)
+        if stamp is None or not newer or _backwards(current, entity, self.table.stamp(key), stamp):
+            return [self._doubt(key)]
+        self.window.touch(key)
+        self._hold(key, entity, stamp)
+        self.counts.mended += 1
+        return []
+
     def known_since(self, key: K) -> int:
         """The latest hybrid time at which the source was known to have what is held; 0 for never."""
         return max(self.table.stamp(key).time, self._proven_at(key))
@@ -345,8 +370,8 @@ class Replica(Generic[K, V]):
         self.resets += 1
         self._proven.clear()
         self._proven_before = 0
-        self._differs.clear()
-        self.vector.clear()
+        self.agreement.clear()
+        self.progress.clear()
         self.confirmed = 0
         self._buffer = Buffer()
 
@@ -366,7 +391,7 @@ class Replica(Generic[K, V]):
         """Whether the buffer goes as far as `vector`."""
         tail = {} if self._buffer is None else self._buffer.tail
         return all(
-            max(self.vector.get(origin, 0), tail.get(origin, 0)) >= number
+            max(self.progress.last(origin), tail.get(origin, 0)) >= number
             for origin, number in vector.items()
             if origin != self.origin
         )
@@ -415,7 +440,7 @@ class Replica(Generic[K, V]):
         if self._buffer is None:
             return self._take(events, now)
         # Whatever came before the first that we see of an origin came before we listened.
-        if events.origin not in self.vector:
+        if events.origin not in self.progress.vector:
             self._saw(events.origin, events.first - 1)
         self._buffer.add(events)
         return []
@@ -428,58 +453,61 @@ class Replica(Generic[K, V]):
         return [self.gap(reason)]
 
     def heard(
-        self, origin: str, peer: RepositoryState, members: Collection[str], now: float
+        self,
+        origin: str,
+        peer: RepositoryState,
+        members: Collection[str],
+        *,
+        clean: bool = True,
     ) -> list[Effect]:
-        """A sibling's heartbeat. It comes after the sibling's events, so a number beyond ours is a loss."""
+        """A sibling's heartbeat. It comes after the sibling's events, so a number beyond ours is a loss.
+
+        `clean`: whether nothing is known to be wrong with this copy either.
+        """
+        progress, last = self.progress, self.progress.last(origin)
         if self._buffer is not None:
-            if origin not in self.vector:
+            if origin not in progress.vector:
                 self._saw(origin, peer.sequence)
-            elif peer.sequence > max(self.vector[origin], self._buffer.tail.get(origin, 0)):
+            elif peer.sequence > max(last, self._buffer.tail.get(origin, 0)):
                 self._buffer.lost = True
             return []
-        if peer.sequence < self.vector.get(origin, 0):
-            # Somebody else has spoken in its name; what it says itself must not pass for seen.
-            self.vector[origin] = peer.sequence
+        if peer.sequence < last:
+            progress.back_to(origin, peer.sequence)
             return [self.gap(f"{origin} has sent less than was seen of it")]
-        if peer.sequence > self.vector.get(origin, 0):
-            missing = peer.sequence - self.vector.get(origin, 0)
-            known = not self._empty() or origin in self.vector
+        effects: list[Effect] = []
+        if peer.sequence > last:
+            known = not self._empty() or origin in progress.vector
             self._saw(origin, peer.sequence)
-            return [self.gap(f"{missing} events of {origin} did not arrive")] if known else []
+            if known:
+                effects += self._miss(origin, last + 1, peer.sequence)
+        again, lost = progress.overdue(origin, peer.kept)
+        if lost:
+            return [self.gap(f"{origin} cannot send again what did not arrive of it")]
+        effects += [Resend(origin, first, last) for first, last in again]
         comparable = (
-            self.whole
+            clean
+            and progress.complete
+            and self.whole
             and peer.whole
             and peer.clean
             and peer.phase is Phase.READY
             and peer.fingerprint == self.rows.fingerprint
-            and peer.progress == self.progress(members)
+            and peer.progress == progress.hash(members, self.origin, self.sequence)
         )
-        if not comparable or peer.digest == self.table.root:
-            if comparable:
-                self._patience.pop(origin, None)
-            self._differs.pop(origin, None)
-            return []
-        since = self._differs.setdefault(origin, now)
-        patience = self._patience.get(origin, self._settle)
-        if now - since < patience:
-            return []
-        # If loading again does not help (a row that no two reads see alike), ask ever more rarely.
-        self._patience[origin] = 2 * patience
-        self._differs.clear()
-        return [self.gap(f"digest differs from {origin}'s")]
+        if not comparable:
+            self.agreement.unknown(origin)
+        elif peer.digest == self.table.root:
+            self.agreement.same(origin)
+        elif self.agreement.differs(origin):
+            effects.append(Compare(origin, f"digest differs from {origin}'s"))
+        return effects
 
-    def left(self, origin: str) -> None:
+    def left(self, origin: str) -> list[Effect]:
         """A member is gone."""
-        self._differs.pop(origin, None)
-        self._patience.pop(origin, None)
-
-    def progress(self, members: Collection[str]) -> int:
-        """A hash of how far the events of `members` and our own were taken in."""
-        total = _mark(self.origin, self.sequence)
-        for origin in members:
-            if origin != self.origin:
-                total += _mark(origin, self.vector.get(origin, 0))
-        return total & MASK
+        self.agreement.left(origin)
+        if self.progress.give_up(origin):
+            return [self.gap(f"{origin} is gone, and some of what it sent did not arrive")]
+        return []
 
     def sweep(self, now: float, horizon: int) -> int:
         """Forget old tombstones that every live node has seen: those before `horizon`, by hybrid time."""
@@ -493,20 +521,20 @@ class Replica(Generic[K, V]):
         now: float,
         covered: Callable[[bytes, str, int], bool] = _nothing_covered,
     ) -> list[Effect]:
-        last = self.vector.get(events.origin, 0)
+        origin, first = events.origin, events.first
+        progress, last = self.progress, self.progress.last(events.origin)
         effects: list[Effect] = []
-        if events.first > last + 1 and (not self._empty() or events.origin in self.vector):
-            effects.append(
-                self.gap(f"{events.first - last - 1} events of {events.origin} did not arrive")
-            )
-        for number, event in enumerate(events.events, events.first):
-            if number <= last:
+        if first > last + 1 and (not self._empty() or origin in progress.vector):
+            effects += self._miss(origin, last + 1, first - 1)
+        for number, event in enumerate(events.events, first):
+            if not progress.news(origin, number):
                 self.counts.duplicates += 1
-            elif event.kind in FOR_ALL or not covered(event.key, events.origin, number):
+            elif event.kind in FOR_ALL or not covered(event.key, origin, number):
                 self._apply(event, events.fingerprint, now, effects)
                 if event.kind is Kind.CLEAR and self.whole:
                     break  # cold now, and what comes after it will be in the next load
-        self._saw(events.origin, events.first + len(events.events) - 1)
+        if not progress.took(origin, first, first + len(events.events) - 1):
+            self._forgot()
         return effects
 
     def _apply(self, event: Event, fingerprint: str, now: float, effects: list[Effect]) -> None:
@@ -550,19 +578,15 @@ class Replica(Generic[K, V]):
             effects.append(self._doubt(key))
             return
         current = self.table.live.get(key)
-        if event.base == held and event.stamp.time >= self._proven_at(key):
-            backwards = (
-                current is not None
-                and entity is not None
-                and event.stamp.version < held.version
-                and event.kind is Kind.UPDATE
-            )
-            if not backwards:
-                self._hold(key, entity, event.stamp)
-                self.counts.applied += 1
-                if event.kind in WRITTEN:  # the clocks of two hosts may differ by more than it took
-                    self.counts.propagation.observe(max(0.0, now - seconds(event.stamp.time)))
-                return
+        successor = event.base == held and event.stamp.time >= self._proven_at(key)
+        if event.kind is Kind.UPDATE and _backwards(current, entity, held, event.stamp):
+            successor = False
+        if successor:
+            self._hold(key, entity, event.stamp)
+            self.counts.applied += 1
+            if event.kind in WRITTEN:  # the clocks of two hosts may differ by more than it took
+                self.counts.propagation.observe(max(0.0, now - seconds(event.stamp.time)))
+            return
         if self.table.same(current, entity):
             if entity is None:
                 # What is absent here and there may be so for another reason, so the stamp is not taken over: what
@@ -626,16 +650,20 @@ class Replica(Generic[K, V]):
         """Whether nothing is held that an event could have made wrong."""
         return not self.whole and not self.table.stamps and not self.table.dead
 
+    def _miss(self, origin: str, first: int, last: int) -> list[Effect]:
+        gap = self.gap(f"{last - first + 1} events of {origin} did not arrive")
+        return [Resend(origin, first, last) if self.progress.miss(origin, first, last) else gap]
+
     def _saw(self, origin: str, number: int) -> None:
-        if number <= self.vector.get(origin, -1):
-            return
-        self.vector[origin] = number
-        if len(self.vector) > MAX_ORIGINS:
-            # Should that one still be alive, its next event looks like a gap.
-            del self.vector[next(iter(self.vector))]
-            if self._buffer is not None:
-                self._buffer.lost = True
+        if not self.progress.saw(origin, number):
+            self._forgot()
+
+    def _forgot(self) -> None:
+        """Of some origin it is not known any more how far its events were taken in."""
+        if self._buffer is not None:
+            self._buffer.lost = True
 
 
-def _mark(origin: str, number: int) -> int:
-    return xxhash.xxh3_64_intdigest(f"{origin}:{number}".encode())
+def _backwards(current: object, entity: object, held: Stamp, stamp: Stamp) -> bool:
+    """Whether a row would follow on one of a later version; only one that is created again starts over."""
+    return current is not None and entity is not None and stamp.version < held.version

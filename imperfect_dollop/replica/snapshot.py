@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeVar
 
 from ..errors import ProtocolError
-from .messages import Chunk, DeadRow, Footer, Header, LiveRow, Take, decode_frame, encode
+from .chunks import CHUNK_BYTES, ChunkMaker, decoded
+from .messages import Chunk, Footer, Header, Take, decode_frame, encode
 from .replica import Cleared, Effect, Replica
 from .stamp import ABSENT, Stamp, at
 from .table import BUCKETS
@@ -23,17 +24,14 @@ __all__ = ["Donor", "Joiner"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-CHUNK_BYTES: Final = 64 << 10
-"""A chunk is closed past this: large enough to hide a round trip, small enough to encode in under a millisecond."""
-
 SORT_SLICE: Final = 2_000
 """Keys sorted into buckets in one go."""
 
 
 class Donor(Generic[K, V]):
-    """Makes the frames of one snapshot.
+    """Makes the frames of one snapshot, or of the buckets that differ from a sibling's digests.
 
-    `clean` is asked at the end whether the copy can be vouched for, `number` gives every
+    `clean` is asked whether the copy can be vouched for, `number` gives every
     event of this node its number, or the vector would not cover what the digest does.
     """
 
@@ -48,6 +46,7 @@ class Donor(Generic[K, V]):
         self._take = take
         self._clean = clean
         self._number = number
+        self._vouched = True  # all along
 
     def frames(self) -> Iterator[bytes | None]:
         """The frames in order; ``None`` only gives the event loop its turn.
@@ -62,66 +61,46 @@ class Donor(Generic[K, V]):
 
     def _frames(self) -> Iterator[bytes | None]:
         replica, take = self._replica, self._take
-        yield encode(
-            Header(take.address, replica.rows.fingerprint, self._vector(), replica.confirmed)
-        )
+        self._number()
+        buckets = take.buckets
+        if take.digests:
+            buckets = replica.table.differing(take.digests)
+        vector, fingerprint = self._vector(), replica.rows.fingerprint
+        yield encode(Header(take.address, fingerprint, vector, replica.confirmed, buckets))
         # Keys that come after this are events after the vector above, and reach the joiner as such.
-        wanted: dict[int, list[K]] = {bucket: [] for bucket in take.buckets}
-        for count, key in enumerate(replica.table.known(), 1):
+        wanted: dict[int, list[K]] = {bucket: [] for bucket in buckets}
+        for count, key in enumerate(replica.table.known() if wanted else (), 1):
             members = wanted.get(replica.table.bucket(key))
             if members is not None:
                 members.append(key)
             if count % SORT_SLICE == 0:
                 yield None
-        chunk = _ChunkMaker(replica)
+        chunk = ChunkMaker(replica)
         for bucket, keys in wanted.items():
             chunk.buckets.append(bucket)
             for key in keys:
                 if chunk.size >= CHUNK_BYTES:
-                    yield encode(chunk.made(self._vector(), more=True))
-                    chunk = _ChunkMaker(replica)
+                    yield self._closed(chunk, more=True)
+                    chunk = ChunkMaker(replica)
                     chunk.buckets.append(bucket)
                 chunk.add(key)
             if chunk.size >= CHUNK_BYTES:
-                yield encode(chunk.made(self._vector(), more=False))
-                chunk = _ChunkMaker(replica)
+                yield self._closed(chunk, more=False)
+                chunk = ChunkMaker(replica)
         if chunk.buckets:
-            yield encode(chunk.made(self._vector(), more=False))
+            yield self._closed(chunk, more=False)
         self._number()
         table = replica.table
-        yield encode(Footer(self._vector(), table.root, len(table.live), self._clean()))
+        clean = self._clean() and (self._vouched or not take.digests)
+        yield encode(Footer(self._vector(), table.root, len(table.live), clean))
+
+    def _closed(self, chunk: ChunkMaker[K, V], *, more: bool) -> bytes:
+        # Who joins plays events after the chunk that correct it; who compares takes its rows as they are.
+        self._vouched = self._vouched and self._clean()
+        return encode(chunk.made(self._vector(), more=more))
 
     def _vector(self) -> dict[str, int]:
-        return {**self._replica.vector, self._replica.origin: self._replica.sequence}
-
-
-class _ChunkMaker(Generic[K, V]):
-    """Rows of a chunk in the making; no await may come between the first row and the last."""
-
-    def __init__(self, replica: Replica[K, V]) -> None:
-        self._replica = replica
-        self._origins: dict[str, int] = {}
-        self.buckets: list[int] = []
-        self.size = 0
-        self._live: list[LiveRow] = []
-        self._dead: list[DeadRow] = []
-
-    def add(self, key: K) -> None:
-        table = self._replica.table
-        entity = table.live.get(key)
-        stamp = table.stamp(key)
-        origin = self._origins.setdefault(stamp.origin, len(self._origins))
-        if entity is not None:
-            content = self._replica.rows.encode(entity)
-            self._live.append(LiveRow(content, stamp.time, origin))
-            self.size += len(content) + 16
-        elif key in table.dead:
-            key_bytes = self._replica.keys.encode(key)
-            self._dead.append(DeadRow(key_bytes, stamp.version, stamp.time, origin))
-            self.size += len(key_bytes) + 24
-
-    def made(self, vector: dict[str, int], *, more: bool) -> Chunk:
-        return Chunk(self.buckets, more, vector, list(self._origins), self._live, self._dead)
+        return {**self._replica.progress.vector, self._replica.origin: self._replica.sequence}
 
 
 class Joiner(Generic[K, V]):
@@ -223,13 +202,14 @@ class Joiner(Generic[K, V]):
         if self._confirmed is None:
             self._confirmed = header.confirmed
             self._latest = max(self._latest, header.confirmed)
-            self._replica.vector = dict(header.vector)
+            self._replica.progress.vector = dict(header.vector)
             return
         # Buckets of an earlier donor are here: events count from the earlier of both.
         self._confirmed = min(self._confirmed, header.confirmed)
-        self._replica.vector = {
+        progress = self._replica.progress
+        progress.vector = {
             origin: min(number, header.vector.get(origin, 0))
-            for origin, number in self._replica.vector.items()
+            for origin, number in progress.vector.items()
         }
 
     def _rows(self, chunk: Chunk) -> None:
@@ -237,7 +217,7 @@ class Joiner(Generic[K, V]):
         wrong = [bucket for bucket in chunk.buckets if bucket >= BUCKETS or bucket in self._vectors]
         if wrong or not chunk.buckets:
             raise ProtocolError(f"buckets that were not asked for: {wrong}")
-        rows = self._decoded(chunk)  # all of them, before any is taken over
+        rows = decoded(replica, chunk)  # all of them, before any is taken over
         last = chunk.buckets[-1]
         if chunk.buckets[:-1] and chunk.more:
             self._partial = []
@@ -258,33 +238,6 @@ class Joiner(Generic[K, V]):
             self._partial_vector = vector
         else:
             self._partial, self._partial_vector = [], None
-
-    def _decoded(self, chunk: Chunk) -> list[tuple[int, K, V | None, Stamp]]:
-        replica = self._replica
-        rows: list[tuple[int, K, V | None, Stamp]] = []
-        for row in chunk.live:
-            entity = replica.rows.decode(row.content)
-            try:
-                key, version = replica.key_of(entity), replica.version_of(entity)
-                bucket = replica.table.bucket(key)
-            except Exception as error:  # the application's functions, on content from outside
-                raise ProtocolError(f"a row without a usable key: {error}") from error
-            rows.append((bucket, key, entity, self._stamp(chunk, version, row)))
-        for grave in chunk.dead:
-            key = replica.keys.decode(grave.key)
-            stamp = self._stamp(chunk, grave.version, grave)
-            rows.append((replica.table.bucket(key), key, None, stamp))
-        asked = set(chunk.buckets)
-        for bucket, *_ in rows:
-            if bucket not in asked:
-                raise ProtocolError(f"a row of bucket {bucket} in a chunk of others")
-        return rows
-
-    def _stamp(self, chunk: Chunk, version: int, row: LiveRow | DeadRow) -> Stamp:
-        try:
-            return Stamp(version, row.time, chunk.origins[row.origin])
-        except IndexError as error:
-            raise ProtocolError("a row of an origin that the chunk does not name") from error
 
     def _covered(self, key_bytes: bytes, origin: str, number: int) -> bool:
         """Whether a chunk contains what an event says.

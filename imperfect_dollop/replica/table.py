@@ -8,6 +8,7 @@ change: equal sums mean equal content, in whatever order it came about.
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
@@ -27,6 +28,8 @@ MAX_TOMBSTONES: Final = 100_000
 """Deleted keys remembered at most; about 20 MB."""
 
 MASK: Final = 2**64 - 1
+
+_BUCKETS: Final = struct.Struct(f">{BUCKETS}Q")
 
 
 class Table(Generic[K, V]):
@@ -95,6 +98,21 @@ class Table(Generic[K, V]):
     def bucket(self, key: K) -> int:
         """The number of the key's bucket, the same on every node."""
         return key_hash(self._keys.encode(key)) % BUCKETS
+
+    def digests(self) -> bytes:
+        """All buckets, each as eight bytes, the most significant first."""
+        return _BUCKETS.pack(*self.buckets)
+
+    def differing(self, digests: bytes) -> list[int]:
+        """The buckets that differ from another table's `digests`; all of them if that has others."""
+        if len(digests) != _BUCKETS.size:
+            return list(range(BUCKETS))
+        theirs = _BUCKETS.unpack(digests)
+        return [
+            bucket
+            for bucket, (mine, other) in enumerate(zip(self.buckets, theirs, strict=True))
+            if mine != other
+        ]
 
     def same(self, one: V | None, other: V | None) -> bool:
         """Whether two states of a row have the same content (``None``: absent)."""

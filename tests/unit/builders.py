@@ -8,7 +8,7 @@ from typing import Final
 
 from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState
-from imperfect_dollop.replica.replica import Effect, Replica, Reread, Resync
+from imperfect_dollop.replica.replica import Compare, Effect, Replica, Reread, Resend, Resync
 from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
 from imperfect_dollop.replica.table import BUCKETS
 
@@ -26,7 +26,7 @@ KEYS: Final[KeyCodec[int]] = KeyCodec(int)
 ROWS: Final = EntityCodec(Row)
 
 
-def make(origin: str = "a", *, whole: bool = True, settle: float = 2.0) -> Replica[int, Row]:
+def make(origin: str = "a", *, whole: bool = True) -> Replica[int, Row]:
     """A replica, empty and warm."""
     return Replica(
         origin,
@@ -35,7 +35,6 @@ def make(origin: str = "a", *, whole: bool = True, settle: float = 2.0) -> Repli
         key_of=lambda row: row.id,
         version_of=lambda row: row.version,
         whole=whole,
-        settle=settle,
     )
 
 
@@ -81,7 +80,7 @@ def give(
     fingerprint: str = ROWS.fingerprint,
 ) -> list[Effect]:
     """The next events of an origin arrive; what comes of them."""
-    first = replica.vector.get(origin, 0) + 1
+    first = replica.progress.vector.get(origin, 0) + 1
     message = batch(*events, first=first, origin=origin, fingerprint=fingerprint)
     return replica.receive(message, NOW + second)
 
@@ -120,6 +119,18 @@ def doubts(effects: Iterable[Effect]) -> set[object]:
     return {key for effect in effects if isinstance(effect, Reread) for key in effect.keys}
 
 
+def resends(effects: Iterable[Effect]) -> list[tuple[str, int, int]]:
+    return [
+        (effect.origin, effect.first, effect.last)
+        for effect in effects
+        if isinstance(effect, Resend)
+    ]
+
+
+def compares(effects: Iterable[Effect]) -> list[str]:
+    return [effect.origin for effect in effects if isinstance(effect, Compare)]
+
+
 def resyncs(effects: Iterable[Effect]) -> bool:
     return any(isinstance(effect, Resync) for effect in effects)
 
@@ -130,6 +141,7 @@ def state(
     *,
     phase: Phase = Phase.READY,
     clean: bool = True,
+    kept: int = 1,
 ) -> RepositoryState:
     """What a replica's heartbeat says."""
     return RepositoryState(
@@ -139,11 +151,12 @@ def state(
         replica.whole,
         clean,
         replica.sequence,
-        replica.progress(list(members)),
+        replica.progress.hash(list(members), replica.origin, replica.sequence),
         replica.table.root,
         len(replica.table.live),
         replica.confirmed,
         0,
+        kept,
     )
 
 

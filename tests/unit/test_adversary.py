@@ -24,7 +24,7 @@ from imperfect_dollop import (
 )
 from imperfect_dollop import exchange as exchange_module
 from imperfect_dollop import outbox as outbox_module
-from imperfect_dollop import upkeep as upkeep_module
+from imperfect_dollop import waiters as waiters_module
 from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.outbox import Outbox
 from imperfect_dollop.replica import buffer as buffer_module
@@ -441,7 +441,7 @@ def test_what_a_cold_replica_keeps_is_bounded_in_bytes(monkeypatch: pytest.Monke
 
 
 async def test_callers_that_have_gone_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep_module, "MAX_CANCELLED", 10)
+    monkeypatch.setattr(waiters_module, "MAX_CANCELLED", 10)
     source = SchoolSource(*students(3))
     repo = repository(source)
     gate = source.hold("load_all")
@@ -453,11 +453,11 @@ async def test_callers_that_have_gone_do_not_pile_up(monkeypatch: pytest.MonkeyP
     for _ in range(20):
         callers = [asyncio.create_task(repo.get(1)) for _ in range(10)]
         await settled(3)
-        assert sum(not waiting.done() for waiting in session.upkeep._waiting) == 11
+        assert sum(not waiting.done() for waiting in session.upkeep._waiting._queue) == 11
         for caller in callers:
             caller.cancel()
         await asyncio.wait(callers)
-        assert len(session.upkeep._waiting) <= 1 + 2 * 10
+        assert len(session.upkeep._waiting._queue) <= 1 + 2 * 10
     gate.open()
     assert await soon(patient) == source.rows[1]
     await soon(entering)

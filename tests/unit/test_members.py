@@ -11,7 +11,7 @@ from imperfect_dollop.replica import members as members_module
 from imperfect_dollop.replica.members import Members
 from imperfect_dollop.replica.messages import Heartbeat, Phase, RepositoryState
 
-READY = RepositoryState("rows", "ours", Phase.READY, True, True, 0, 0, 0, 0, 0, 0)
+READY = RepositoryState("rows", "ours", Phase.READY, True, True, 0, 0, 0, 0, 0, 0, 0)
 
 
 def beat(origin: str, number: int = 1, *, time: int = 0, leaving: bool = False) -> Heartbeat:

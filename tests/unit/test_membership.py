@@ -474,7 +474,7 @@ async def test_flush_waits_for_as_long_as_the_broker_is_away() -> None:
             assert one.node.status()["repositories"]["Student"]["unsent"] == 3
         await until(flushing.done, 2 * LONGEST_PAUSE)
         flushing.result()
-        assert broker.connections[-1].numbers == [1, 2, 3]
+        assert broker.connections[-1].numbers[:3] == [1, 2, 3]
 
 
 @clockwork
@@ -574,7 +574,7 @@ async def test_the_last_write_and_the_goodbye_are_sent_in_time() -> None:
 
 
 def forged(origin: str, number: int) -> bytes:
-    state = RepositoryState("Student", "x", Phase.READY, True, True, 0, 0, 0, 0, 0, 0)
+    state = RepositoryState("Student", "x", Phase.READY, True, True, 0, 0, 0, 0, 0, 0, 0)
     return encode(Heartbeat(origin, "forged", number, 0, False, [state]))
 
 

@@ -44,13 +44,17 @@ NEWS: list[News] = [
         1,
         2,
         False,
-        [RepositoryState("rows", "p", Phase.READY, True, True, 1, 2**64 - 1, 2**64 - 1, 4, 5, 6)],
+        [
+            RepositoryState(
+                "rows", "p", Phase.READY, True, True, 1, 2**64 - 1, 2**64 - 1, 4, 5, 6, 7
+            )
+        ],
     ),
     Take("a", "b", "rows", "print", "address", [1, 2]),
     Refuse("a", "address", "busy"),
 ]
 FRAMES: list[Frame] = [
-    Header("address", "print", {"a": 1}, 7),
+    Header("address", "print", {"a": 1}, 7, [0, 1]),
     Chunk([1], True, {"a": 1}, ["a"], [LiveRow(b"row", 1, 0)], [DeadRow(b"key", 1, 2, 0)]),
     Footer({"a": 1}, 2**64 - 1, 4, True),
 ]

@@ -515,7 +515,8 @@ async def test_in_an_outage_reads_and_writes_go_on_and_afterwards_all_are_equal(
         await until_all_hold(members, source)
         assert created == members[2].repository.peek(99)
         await eventually(lambda: all(one.repository.state == "ready" for one in members))
-        assert [one.repository.stats.events_sent for one in members][:2] == [2, 2]
+        # One of them may have compared with the source for all, and told what it has found.
+        assert all(one.repository.stats.events_sent >= 2 for one in members[:2])
 
 
 def status_up(one: Member) -> bool:
@@ -802,6 +803,7 @@ def garbage(origin: str, fingerprint: str, row: bytes) -> list[bytes]:
         entities=1,
         confirmed=1,
         failures=0,
+        kept=1,
     )
     beat = Heartbeat("stranger", "x", 1, 1, False, [state])
     good = encode(Events("stranger", "Student", fingerprint, 1, [event]))

@@ -11,7 +11,7 @@ from imperfect_dollop.outbox import Outbox
 from imperfect_dollop.replica.messages import MAX_BATCH, Event, Kind
 from imperfect_dollop.replica.stamp import ABSENT, Stamp
 
-from .builders import NOW, Row, create, delete, event, holds, make, resyncs, stamp, update
+from .builders import NOW, Row, create, delete, event, holds, make, resends, stamp, update
 from .builders import give as deliver
 
 
@@ -107,7 +107,7 @@ def test_what_is_given_up_is_the_oldest_and_its_number_is_missed() -> None:
     events, skipped = outbox.batch()
     assert skipped == 2
     writer.skip(skipped)
-    assert resyncs(sibling.receive(writer.pack("rows", events), NOW))
+    assert resends(sibling.receive(writer.pack("rows", events), NOW)) == [("b", 1, 2)]
     assert holds(sibling, Row(2), Row(3), Row(4))
     assert outbox.batch() == ([], 0)
 

@@ -211,7 +211,7 @@ def test_writes_of_a_third_node_arrive_whoever_hears_them_first() -> None:
     pair.transfer(between)
     assert pair.joiner.arrived
     assert pair.finish() == []
-    give(pair.donor, *spoken[pair.donor.vector["third"] :], origin="third")
+    give(pair.donor, *spoken[pair.donor.progress.vector["third"] :], origin="third")
     assert pair.equal()
 
 
@@ -314,7 +314,7 @@ def test_whatever_is_written_meanwhile_the_joiner_ends_equal(
 def copy_of(replica: Replica[int, Row], origin: str) -> Replica[int, Row]:
     """Another node that has taken in everything that `replica` has."""
     twin = make(origin)
-    twin.vector = {**replica.vector, replica.origin: replica.sequence}
+    twin.progress.vector = {**replica.progress.vector, replica.origin: replica.sequence}
     for key, row in replica.table.live.items():
         twin.table.put(key, row, replica.table.stamp(key))
     for key, grave in replica.table.dead.items():
@@ -510,7 +510,7 @@ def test_times_of_a_copy_beyond_the_drift_bound_are_not_believed(what: str) -> N
 
 
 def header(address: str = "t1", fingerprint: str = ROWS.fingerprint) -> Header:
-    return Header(address, fingerprint, {}, 0)
+    return Header(address, fingerprint, {}, 0, [])
 
 
 def chunk(

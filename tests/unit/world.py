@@ -94,7 +94,9 @@ class Node:
     def __init__(self, origin: str, skew: float) -> None:
         self.origin = origin
         self.skew = skew
-        self.replica: Replica[int, Row] = make(origin, settle=SETTLE)
+        self.replica: Replica[int, Row] = make(
+            origin,
+        )
         self.inbox: dict[str, deque[Message]] = {}
         self.writings: list[Writing] = []
         self.readings: list[Reading] = []
@@ -250,7 +252,7 @@ class World:
         if isinstance(message, Events):
             node.take(node.replica.receive(message, self.now(node)))
         else:
-            effects = node.replica.heard(origin, message, list(self.nodes), self.now(node))
+            effects = node.replica.heard(origin, message, list(self.nodes))
             node.take(effects)
 
     def drop(self, node: Node, origin: str) -> None:

@@ -1,0 +1,131 @@
+"""What differs between a sibling's copy and this one: the asking side of a repair.
+
+The sibling is told this table's digests and sends the buckets that differ, each chunk as of a *vector*: what the
+sibling had taken in by then. A row that is another there than here is the newer one if its stamp is, and if the
+sibling had seen everything that was seen here when it was asked. In every other case the row is in doubt, for which
+there is one remedy: the source is asked.
+
+Like a load, a comparison is overtaken by events: what they bring while it is under way stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final, Generic, TypeVar
+
+from ..errors import ProtocolError
+from .chunks import decoded
+from .messages import Chunk, Footer, Header, decode_frame
+from .replica import Effect, Replica
+from .stamp import Stamp
+from .table import BUCKETS
+
+__all__ = ["Comparison"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+INDEX_SLICE: Final = 2_000
+"""Keys sorted into buckets in one go, as `snapshot.SORT_SLICE`."""
+
+
+class Comparison(Generic[K, V]):
+    """Takes the frames of one answer. Nothing changes before `finish`; `close` in any case."""
+
+    def __init__(self, replica: Replica[K, V], address: str, now: float) -> None:
+        self._replica = replica
+        self._address = address
+        self._load = replica.begin_load(now)
+        self._seen = {**replica.progress.vector, replica.origin: replica.sequence}
+        self._header: Header | None = None
+        self._expected: set[int] = set()  # buckets that are still to come
+        self._here: dict[int, set[K]] = {}  # by bucket: keys that were not found there yet
+        self._other: list[tuple[K, V | None, Stamp, bool]] = []  # differ; whether they can be newer
+        self._absent: list[K] = []  # of which nothing is known there
+        self._latest = 0  # the latest time in any of it
+        self.footer: Footer | None = None
+        self.opened: bool = False
+        self.digests: bytes = replica.table.digests()
+
+    def take(self, payload: bytes) -> None:
+        """One frame. Raises `ProtocolError` for what is no frame of this answer, or comes out of order."""
+        frame = decode_frame(payload)
+        if self.footer is not None:
+            raise ProtocolError("a frame after the footer")
+        if isinstance(frame, Header):
+            self._open(frame)
+        elif self._header is None:
+            raise ProtocolError("an answer without a header")
+        elif isinstance(frame, Chunk):
+            self._compare(frame)
+        elif self._expected:
+            raise ProtocolError(f"{len(self._expected)} buckets are missing")
+        else:
+            self.footer = frame
+
+    def index(self) -> Iterator[None]:
+        """To be run through after the header: sorts the keys that are held into its buckets, some at a time.
+
+        Keys that come later are events, and those stand.
+        """
+        table = self._replica.table
+        for count, key in enumerate(table.known() if self._here else (), 1):
+            keys = self._here.get(table.bucket(key))
+            if keys is not None:
+                keys.add(key)
+            if count % INDEX_SLICE == 0:
+                yield
+
+    def finish(self, now: float) -> list[Effect] | None:
+        """Take over what is newer there, put in doubt what merely differs; ``None`` if too much has happened since."""
+        footer, header, replica = self.footer, self._header, self._replica
+        if footer is None or header is None or replica.cold or replica.window.overrun(self._load):
+            return None
+        # What was in doubt there may have been sent before it was settled.
+        believed = footer.clean and replica.clock.observe(self._latest, now)
+        effects: list[Effect] = []
+        for key, entity, stamp, newer in self._other:
+            effects += replica.compare(
+                self._load, key, entity, stamp if newer and believed else None
+            )
+        for key in self._absent:
+            effects += replica.compare(self._load, key, None, None)
+        replica.progress.contains(
+            {origin: last for origin, last in header.vector.items() if origin != replica.origin}
+        )
+        return effects
+
+    def close(self) -> None:
+        """Whatever came of it."""
+        self._replica.end_load(self._load)
+
+    def _open(self, header: Header) -> None:
+        if self._header is not None:
+            raise ProtocolError("a second header")
+        if header.address != self._address or header.fingerprint != self._replica.rows.fingerprint:
+            raise ProtocolError("an answer to something else")
+        self._expected = set(header.buckets)
+        if len(self._expected) != len(header.buckets) or any(
+            bucket >= BUCKETS for bucket in header.buckets
+        ):
+            raise ProtocolError("buckets that cannot be")
+        self._here = {bucket: set() for bucket in header.buckets}
+        self._header = header
+        self.opened = True
+
+    def _compare(self, chunk: Chunk) -> None:
+        if not chunk.buckets or not self._expected.issuperset(chunk.buckets):
+            raise ProtocolError("buckets that were not announced")
+        table, newer = self._replica.table, self._covers(chunk.vector)
+        for bucket, key, entity, stamp in decoded(self._replica, chunk):
+            self._here[bucket].discard(key)
+            if not table.same(table.live.get(key), entity):
+                self._other.append((key, entity, stamp, newer))
+                self._latest = max(self._latest, stamp.time)
+        for bucket in chunk.buckets[:-1] if chunk.more else chunk.buckets:
+            self._expected.discard(bucket)
+            self._absent += [key for key in self._here.pop(bucket) if key in table.live]
+
+    def _covers(self, vector: Mapping[str, int]) -> bool:
+        """Whether everything that was seen here at the beginning had been seen there."""
+        return all(vector.get(origin, 0) >= number for origin, number in self._seen.items())

@@ -1,0 +1,159 @@
+"""How far everybody's events were taken in, and which of them have not come.
+
+The events of an origin are numbered. What comes behind a number that is missing is taken in all the same, for it is
+idempotent; the numbers in between are a *hole*, and the origin is asked for them. Should it have them no longer, or not
+answer, the hole is given up, and something else has to make up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import xxhash
+
+__all__ = ["Progress"]
+
+MAX_ORIGINS: Final = 10_000
+
+MAX_HOLES: Final = 100
+"""Holes remembered; past that what is missing is better found by comparing copies."""
+
+ASK_BEATS: Final = 2
+"""Heartbeats of an origin until it is asked again for what is missing; after as many more the hole is given up."""
+
+MASK: Final = 2**64 - 1
+
+
+class _Hole:
+    """Numbers `first` to `last` of an origin, asked for `beats` of its heartbeats ago."""
+
+    __slots__ = ("beats", "first", "last")
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first = first
+        self.last = last
+        self.beats = 0
+
+
+class Progress:
+    """The last number seen of each origin (`vector`), and the holes before it."""
+
+    __slots__ = ("_holes", "vector")
+
+    def __init__(self) -> None:
+        self.vector: dict[str, int] = {}
+        self._holes: dict[str, list[_Hole]] = {}
+
+    def last(self, origin: str) -> int:
+        """The last number seen; 0 for none."""
+        return self.vector.get(origin, 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is being waited for."""
+        return not self._holes
+
+    def saw(self, origin: str, number: int) -> bool:
+        """Nothing up to this number is news. False if another origin had to be forgotten for it.
+
+        Should that one still be alive, its next event looks like a gap.
+        """
+        if number <= self.vector.get(origin, -1):
+            return True
+        self.vector[origin] = number
+        if len(self.vector) <= MAX_ORIGINS:
+            return True
+        oldest = next(iter(self.vector))
+        del self.vector[oldest]
+        self.give_up(oldest)
+        return False
+
+    def back_to(self, origin: str, number: int) -> None:
+        """Somebody else has spoken in its name: what it says itself from here on must not pass for seen."""
+        self.vector[origin] = number
+        self.give_up(origin)
+
+    def contains(self, vector: Mapping[str, int]) -> None:
+        """What is held contains everything up to these numbers."""
+        for origin, number in vector.items():
+            self.saw(origin, number)
+            self._fill(origin, 1, number)
+
+    def clear(self) -> None:
+        """Nothing was seen of anybody."""
+        self.vector.clear()
+        self._holes.clear()
+
+    # -- holes -----------------------------------------------------------------------------------
+
+    def news(self, origin: str, number: int) -> bool:
+        """Whether this number has not been taken in yet."""
+        return number > self.vector.get(origin, 0) or any(
+            hole.first <= number <= hole.last for hole in self._holes.get(origin, ())
+        )
+
+    def took(self, origin: str, first: int, last: int) -> bool:
+        """These numbers were taken in; as `saw`."""
+        self._fill(origin, first, last)
+        return self.saw(origin, last)
+
+    def miss(self, origin: str, first: int, last: int) -> bool:
+        """These numbers have not come; False if there are too many holes to wait for one more."""
+        if sum(map(len, self._holes.values())) >= MAX_HOLES:
+            return False
+        self._holes.setdefault(origin, []).append(_Hole(first, last))
+        return True
+
+    def overdue(self, origin: str, kept: int) -> tuple[list[tuple[int, int]], bool]:
+        """A heartbeat of an origin that has kept its events from number `kept` on has come.
+
+        What it should be asked for again, and whether it will never fill a hole: then all of its holes are
+        given up.
+        """
+        again: list[tuple[int, int]] = []
+        for hole in self._holes.get(origin, ()):
+            hole.beats += 1
+            if hole.first < kept or hole.beats > 2 * ASK_BEATS:
+                self.give_up(origin)
+                return [], True
+            if hole.beats == ASK_BEATS:
+                again.append((hole.first, hole.last))
+        return again, False
+
+    def give_up(self, origin: str) -> bool:
+        """Wait no longer for what is missing of this origin; whether anything was."""
+        return self._holes.pop(origin, None) is not None
+
+    def _fill(self, origin: str, first: int, last: int) -> None:
+        holes = self._holes.get(origin)
+        if holes is None:
+            return
+        left: list[_Hole] = []
+        for hole in holes:
+            if last < hole.first or first > hole.last:
+                left.append(hole)
+                continue
+            for start, end in ((hole.first, first - 1), (last + 1, hole.last)):
+                if start <= end:
+                    rest = _Hole(start, end)
+                    rest.beats = hole.beats
+                    left.append(rest)
+        if left:
+            self._holes[origin] = left
+        else:
+            del self._holes[origin]
+
+    # -- for others ------------------------------------------------------------------------------
+
+    def hash(self, members: Collection[str], own: str, sequence: int) -> int:
+        """A hash of how far the events of `members`, and `own` events up to `sequence`, were taken in."""
+        total = _mark(own, sequence)
+        for origin in members:
+            if origin != own:
+                total += _mark(origin, self.vector.get(origin, 0))
+        return total & MASK
+
+
+def _mark(origin: str, number: int) -> int:
+    return xxhash.xxh3_64_intdigest(f"{origin}:{number}".encode())
