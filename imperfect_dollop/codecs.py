@@ -19,6 +19,7 @@ import msgspec
 import xxhash
 
 from .errors import ConfigurationError, InvalidEntityError, ProtocolError
+from .shape import shape_of_annotation, shape_of_schema, shape_of_type
 
 __all__ = ["EntityCodec", "KeyCodec", "content_hash", "key_hash", "key_reader"]
 
@@ -43,24 +44,35 @@ def content_hash(key_bytes: bytes, content: bytes) -> int:
 class EntityCodec(Generic[V]):
     """One entity class to and from bytes: a dataclass, attrs class, Struct or pydantic model.
 
+    `key` and `version` say where an entity has these, and are part of the fingerprint: a stamp, and an event
+    without content, mean something only to who takes them from the same place.
+
     Raises `ConfigurationError` for a class of another kind, and for a field whose type cannot be
     rebuilt from bytes.
     """
 
     __slots__ = ("_decode", "_encode", "entity", "fingerprint")
 
-    def __init__(self, entity: type[V]) -> None:
+    def __init__(
+        self,
+        entity: type[V],
+        *,
+        key: str | tuple[str, ...] | Callable[[V], Any] | None = None,
+        version: str | None = None,
+    ) -> None:
         if not isinstance(entity, type):
             raise _no_entity(entity)
         self.entity: type[V] = entity
         self._encode: Callable[[V], bytes]
         self._decode: Callable[[bytes], V]
         if hasattr(entity, "__pydantic_validator__") and hasattr(entity, "model_dump"):
-            self._encode, self._decode, schema = _pydantic(entity)
+            self._encode, self._decode, shape = _pydantic(entity)
         else:
-            self._encode, self._decode, schema = _native(entity)
-        shape = msgspec.json.encode([WIRE_VERSION, _without_prose(schema)], order="sorted")
-        self.fingerprint: str = xxhash.xxh3_64_hexdigest(shape)
+            self._encode, self._decode, shape = _native(entity)
+        meaning = [WIRE_VERSION, shape, _meaning(entity, key), version]
+        self.fingerprint: str = xxhash.xxh3_64_hexdigest(
+            msgspec.json.encode(meaning, order="sorted")
+        )
 
     def encode(self, entity: V) -> bytes:
         """Canonical bytes. Raises `InvalidEntityError` for content that has no bytes."""
@@ -121,10 +133,11 @@ def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V]
                     " use a built-in type, a dataclass, an attrs class or a Struct"
                 )
         decode = msgspec.msgpack.Decoder(entity).decode
-        schema = msgspec.json.schema(entity)
+        msgspec.json.schema(entity)  # refuses what could only be encoded
+        shape = shape_of_type(info, _canonical)
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"{entity.__name__}: {error}") from error
-    return _canonical, decode, schema
+    return _canonical, decode, [entity.__name__, shape]
 
 
 def _no_entity(entity: object) -> ConfigurationError:
@@ -139,9 +152,16 @@ def _pydantic(entity: type[Any]) -> tuple[Callable[[Any], bytes], Callable[[byte
     validate = entity.__pydantic_validator__.validate_json
     try:
         schema = entity.model_json_schema(by_alias=False)
+        shape = [shape_of_schema(schema), shape_of_annotation(entity)]
     except Exception as error:  # pydantic's own errors; the package is not ours to import
-        raise ConfigurationError(f"{entity.__name__} has no schema: {error}") from error
-    has_sets = b'"uniqueItems":true' in msgspec.json.encode(schema)
+        raise ConfigurationError(f"{entity.__name__}: {error}") from error
+    said = msgspec.json.encode(schema)
+    if b'"writeOnly":true' in said:
+        raise ConfigurationError(
+            f"{entity.__name__} has a secret (SecretStr, SecretBytes), which siblings would be sent as asterisks: use"
+            " str or bytes"
+        )
+    has_sets = b'"uniqueItems":true' in said
 
     def encode(model: Any) -> bytes:
         said = model.model_dump(mode="json", round_trip=True, by_alias=False)
@@ -153,7 +173,7 @@ def _pydantic(entity: type[Any]) -> tuple[Callable[[Any], bytes], Callable[[byte
         said = msgspec.json.encode(msgspec.msgpack.decode(content))
         return validate(said, by_alias=False, by_name=True)
 
-    return encode, decode, schema
+    return encode, decode, shape
 
 
 def _sets_in_order(python: object, said: Any) -> Any:
@@ -183,24 +203,6 @@ def _types(
                 yield from _types(item.type, f"{place}.{item.name}", seen)
             elif isinstance(item, msgspec.inspect.Type):
                 yield from _types(item, place, seen)
-
-
-def _without_prose(schema: object, *, names: bool = False) -> object:
-    """The JSON schema less what does not change the bytes; `names`: its keys are names of fields.
-
-    Alternatives are put in order, and defaults left out: both may come from a set.
-    """
-    if isinstance(schema, dict):
-        return {
-            name: [_without_prose(item) for item in value]
-            if name == "prefixItems"  # the places of a tuple
-            else _without_prose(value, names=not names and name in {"properties", "$defs"})
-            for name, value in schema.items()
-            if names or name not in {"title", "description", "default", "examples"}
-        }
-    if isinstance(schema, list):
-        return sorted((_without_prose(item) for item in schema), key=msgspec.json.encode)
-    return schema
 
 
 class KeyCodec(Generic[K]):
@@ -299,3 +301,10 @@ def key_reader(
         except (NameError, TypeError):
             return key, None
     raise ConfigurationError(f"key={key!r} is neither an attribute name nor a function")
+
+
+def _meaning(entity: type[Any], key: str | tuple[str, ...] | Callable[[Any], Any] | None) -> object:
+    """Where a key is taken from, as far as another process can compare it: of a function that is the key's type."""
+    if key is None:
+        return None
+    return [None if callable(key) else key, shape_of_annotation(key_reader(entity, key)[1])]

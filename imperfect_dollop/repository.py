@@ -110,7 +110,7 @@ class Repository(Generic[K, V]):
         read_only: bool = False,
         copy: bool = False,
     ) -> None:
-        self._rows: EntityCodec[V] = EntityCodec(entity)
+        self._rows: EntityCodec[V] = EntityCodec(entity, key=key, version=version)
         self.entity: type[V] = entity
         self.name: str = entity.__name__ if name is None else name
         if not is_name(self.name):

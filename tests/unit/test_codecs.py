@@ -312,6 +312,152 @@ def test_the_types_of_nested_classes_count() -> None:
     assert fingerprint(one) != fingerprint(two)
 
 
+def struct(*fields: Any, **settings: Any) -> type[Any]:
+    made: type[Any] = msgspec.defstruct("E", [("id", int), *fields], **settings)
+    return made
+
+
+def model(**fields: Any) -> type[Any]:
+    made: type[Any] = pydantic.create_model("M", id=(int, ...), **fields)
+    return made
+
+
+TWO = (("first", str), ("last", str))
+
+
+def place(*fields: str) -> Any:
+    made: Any = NamedTuple
+    return made("P", [(name, int) for name in fields])
+
+
+def hue(**members: int) -> Any:
+    made: Any = enum.IntEnum
+    return made("Hue", members)
+
+
+def listed(inner: Any) -> Any:
+    return dict[str, list[inner]]
+
+
+XY, YX = place("x", "y"), place("y", "x")
+RED_IS_ONE, RED_IS_TWO = hue(RED=1, BLUE=2), hue(RED=2, BLUE=1)
+LEFT_OUT = msgspec.UNSET
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (struct(*TWO, array_like=True), struct(*TWO[::-1], array_like=True)),
+        (
+            struct(*TWO),
+            struct(*TWO[::-1]),
+        ),  # the same content, and other bytes: no digest would agree
+        (
+            struct(*TWO, rename={"first": "a", "last": "b"}),
+            struct(*TWO, rename={"first": "b", "last": "a"}),
+        ),
+        (struct(("x", str, "a")), struct(("x", str, "a"), omit_defaults=True)),
+        (
+            struct(("x", str, "a"), omit_defaults=True),
+            struct(("x", str, "b"), omit_defaults=True),
+        ),
+        (
+            struct(("x", list[int], msgspec.field(default_factory=list)), omit_defaults=True),
+            struct(("x", list[int]), omit_defaults=True),
+        ),
+        (
+            struct(("x", int | msgspec.UnsetType, LEFT_OUT)),
+            struct(("x", int | msgspec.UnsetType, 5)),
+        ),
+        (struct(("x", XY)), struct(("x", YX))),
+        (struct(("x", RED_IS_ONE)), struct(("x", RED_IS_TWO))),
+        (struct(("x", dict[int, int])), struct(("x", dict[str, int]))),
+        (struct(("prefixItems", int)), struct(("prefixItems", str))),
+        (struct(tag="a"), struct(tag="b")),
+        (struct(forbid_unknown_fields=True), struct()),
+        (model(x=(RED_IS_ONE, ...)), model(x=(RED_IS_TWO, ...))),
+        (model(x=(listed(RED_IS_ONE), ...)), model(x=(listed(RED_IS_TWO), ...))),
+        (model(x=(XY, ...)), model(x=(YX, ...))),
+        (model(x=(dict[int, int], ...)), model(x=(dict[str, int], ...))),
+        (model(prefixItems=(int, ...)), model(prefixItems=(str, ...))),
+        (model(x=(model(y=(XY, ...)), ...)), model(x=(model(y=(YX, ...)), ...))),
+    ],
+)
+def test_what_reads_the_same_and_means_something_else_has_another_fingerprint(
+    one: type[Any], other: type[Any]
+) -> None:
+    assert fingerprint(one) != fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (struct(("x", str, "a")), struct(("x", str, "b"))),
+        (model(x=(int, 1)), model(x=(int, 2))),
+        (model(x=(int, pydantic.Field(alias="y"))), model(x=(int, pydantic.Field(alias="z")))),
+        (shape("A", x=int | str | None), shape("A", x=None | str | int)),
+    ],
+)
+def test_what_the_bytes_do_not_depend_on_does_not_change_the_fingerprint(
+    one: type[Any], other: type[Any]
+) -> None:
+    assert fingerprint(one) == fingerprint(other)
+
+
+class Family(pydantic.BaseModel):
+    id: int
+    children: list[Family] = []
+
+
+def test_classes_that_refer_to_themselves_have_a_fingerprint() -> None:
+    assert fingerprint(Family) == fingerprint(Family)
+    assert fingerprint(Slotted) != fingerprint(Family)
+
+
+def number_of(order: Order) -> int:
+    return order.number
+
+
+def label_of(order: Order) -> str:
+    return order.label
+
+
+def test_where_key_and_version_are_taken_from_is_part_of_the_fingerprint() -> None:
+    said: list[dict[str, Any]] = [
+        {"key": "region"},
+        {"key": "number"},
+        {"key": "number", "version": "number"},
+        {"key": ("region", "number")},
+        {"key": ("number", "region")},
+        {"key": number_of},
+        {"key": label_of},
+    ]
+    assert len({EntityCodec(Order, **how).fingerprint for how in said}) == len(said)
+    again = EntityCodec(Order, key="number", version="number")
+    assert again.fingerprint == EntityCodec(Order, **said[2]).fingerprint
+
+
+class Excluding(pydantic.BaseModel):
+    id: int
+    hidden: str = pydantic.Field("", exclude=True)
+
+
+class Around(pydantic.BaseModel):
+    id: int
+    within: dict[str, list[Excluding | None]]
+
+
+class Secretive(pydantic.BaseModel):
+    id: int
+    password: pydantic.SecretStr
+
+
+@pytest.mark.parametrize("entity", [Excluding, Around, Secretive])
+def test_a_field_that_a_model_does_not_give_away_is_refused(entity: type[Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{entity.__name__}.*siblings"):
+        EntityCodec(entity)
+
+
 SHAPE = """
 import dataclasses, enum, typing
 from imperfect_dollop.codecs import EntityCodec
@@ -319,9 +465,10 @@ from imperfect_dollop.codecs import EntityCodec
 class Shape:
     kind: typing.Literal["x", "y", "z", "w"]
     colour: enum.Enum("Colour", ["RED", "BLUE", "GREEN"])
+    either: int | str | None | list[int]
     tags: frozenset[str] = frozenset({"a", "b", "c", "d"})
 codec = EntityCodec(Shape)
-print(codec.fingerprint, codec.encode(Shape("x", 1, frozenset("abcdefgh"))).hex())
+print(codec.fingerprint, codec.encode(Shape("x", 1, None, frozenset("abcdefgh"))).hex())
 """
 
 

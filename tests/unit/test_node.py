@@ -847,7 +847,7 @@ async def test_what_a_stranger_publishes_changes_nothing_and_raises_nothing(
     broker = MemoryBroker()
     async with cluster(member(broker, source), member(broker, source)) as members:
         origin = members[0].node.status()["origin"]
-        codec = EntityCodec(Student)
+        codec = EntityCodec(Student, key="id", version="version")
         forged = codec.encode(Student(1, "Mallory", version=2))
         async with broker.connect("default", "stranger") as link:
             for payload in garbage(origin, codec.fingerprint, forged):
