@@ -70,18 +70,18 @@ async def shown(processes: list[Process], key: int, row: object) -> None:
 async def test_each_shows_the_other_s_writes_in_its_own_way(school: School) -> None:
     old, new = await mixed(school)
     # An old node's.
-    await old[0].rows.create(OldRow(500, "Ada", 2, "tower"))
-    await shown(old, 500, OldRow(500, "Ada", 2, "tower"))
-    await shown(new, 500, NewRow(500, "Ada", "C", "Paris"))
+    await old[0].rows.create(OldRow(900, "Ada", 2, "tower"))
+    await shown(old, 900, OldRow(900, "Ada", 2, "tower"))
+    await shown(new, 900, NewRow(900, "Ada", "C", "Paris"))
     # A new one's update leaves the column that it does not know, and the other way round.
-    await new[0].rows.update(NewRow(500, "Eve", "D", "Oslo"))
-    await shown(new, 500, NewRow(500, "Eve", "D", "Oslo", 1))
-    await shown(old, 500, OldRow(500, "Eve", 3, "tower", 1))
-    await old[1].rows.update(OldRow(500, "Bob", 4, "cellar", 1))
-    await shown(old, 500, OldRow(500, "Bob", 4, "cellar", 2))
-    await shown(new, 500, NewRow(500, "Bob", "E", "Oslo", 2))
-    assert await school.columns(500) == {
-        "id": 500,
+    await new[0].rows.update(NewRow(900, "Eve", "D", "Oslo"))
+    await shown(new, 900, NewRow(900, "Eve", "D", "Oslo", 1))
+    await shown(old, 900, OldRow(900, "Eve", 3, "tower", 1))
+    await old[1].rows.update(OldRow(900, "Bob", 4, "cellar", 1))
+    await shown(old, 900, OldRow(900, "Bob", 4, "cellar", 2))
+    await shown(new, 900, NewRow(900, "Bob", "E", "Oslo", 2))
+    assert await school.columns(900) == {
+        "id": 900,
         "name": "Bob",
         "grade": 4,
         "house": "cellar",
@@ -89,13 +89,13 @@ async def test_each_shows_the_other_s_writes_in_its_own_way(school: School) -> N
         "version": 2,
     }
     # Deletes, and keys that come again.
-    await new[1].rows.delete(500)
-    await shown([*old, *new], 500, None)
-    await new[1].rows.create(NewRow(500, "Again", city="Rome"))
-    await shown(old, 500, OldRow(500, "Again"))
-    await shown(new, 500, NewRow(500, "Again", city="Rome"))
-    await old[1].rows.delete(500)
-    await shown([*old, *new], 500, None)
+    await new[1].rows.delete(900)
+    await shown([*old, *new], 900, None)
+    await new[1].rows.create(NewRow(900, "Again", city="Rome"))
+    await shown(old, 900, OldRow(900, "Again"))
+    await shown(new, 900, NewRow(900, "Again", city="Rome"))
+    await old[1].rows.delete(900)
+    await shown([*old, *new], 900, None)
     # A change that the other version has no field for is none to it.
     await new[0].rows.update(NewRow(1, "seed:1", city="Bonn"))
     await shown(old, 1, OldRow(1, "seed:1", version=1))
