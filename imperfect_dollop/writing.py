@@ -254,8 +254,13 @@ class Writer(Generic[K, V]):
                     if not self._upkeep.in_doubt(key):
                         return
                     # Events that are older than the write have overtaken it, and are what is shown.
-            except DollopError:
+            except DollopError as error:
                 self._upkeep.take(effects)  # which tries again
+                # What is shown may be older than the write, which nobody may be told is done.
+                error.add_note(
+                    f"The write of key {key!r} was committed; it is shown when the source answers again."
+                )
+                raise
 
     def _in_turn(self, key: K | None) -> contextlib.AbstractAsyncContextManager[object]:
         if key is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from imperfect_dollop import (
     LoadTimeoutError,
     NotReadyError,
     ReadOnlyError,
+    Repository,
     SourceUnavailableError,
 )
 from imperfect_dollop.replica.messages import Event, Events, Kind
@@ -208,24 +210,51 @@ async def test_writes_of_one_key_go_one_after_the_other() -> None:
         assert repo[1].name == "Ada 19"
 
 
+def rival(repo: Repository[int, Student]) -> Callable[[Kind, Student | None], None]:
+    """Lets the repository hear of a rival's write of key 1, built on what is held here."""
+    session = repo._session
+    assert session is not None
+    replica, numbers = session.replica, itertools.count(1)
+
+    def hear(kind: Kind, student: Student | None) -> None:
+        held = replica.table.stamp(1)
+        version = held.version if student is None else student.version
+        content = None if student is None else replica.rows.encode(student)
+        written = Stamp(version, held.time + 1, "rival")
+        event = Event(kind, replica.keys.encode(1), content, written, held)
+        session.receive(
+            Events("rival", repo.name, replica.rows.fingerprint, next(numbers), [event])
+        )
+
+    return hear
+
+
+async def test_a_write_that_cannot_be_shown_is_not_acknowledged() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source) as repo:
+        hear = rival(repo)
+        answer, look = source.hold("update"), source.hold("load", "load_many")
+        writing = asyncio.create_task(repo.update(dataclasses.replace(ADA, name="Ada L.")))
+        await eventually(lambda: answer.entered)
+        hear(Kind.UPDATE, Student(1, "Ada K.", version=2))
+        answer.open()
+        await eventually(lambda: look.entered)
+        source.failure = OSError("away")
+        look.open()
+        with pytest.raises(SourceUnavailableError) as caught:
+            await soon(writing)
+        assert caught.value.__notes__ == [
+            "The write of key 1 was committed; it is shown when the source answers again."
+        ]
+        assert (repo[1].name, source.rows[1].name) == ("Ada K.", "Ada L.")
+        source.failure = None
+        await eventually(lambda: repo.peek(1) == source.rows[1])
+
+
 async def test_a_write_returns_only_when_it_is_shown_whatever_rivals_say_meanwhile() -> None:
     source = SchoolSource(ADA)
     async with repository(source) as repo:
-        session = repo._session
-        assert session is not None
-        replica, numbers = session.replica, itertools.count(1)
-
-        def hear(kind: Kind, student: Student | None) -> None:
-            """A rival's write, built on what is held here."""
-            held = replica.table.stamp(1)
-            version = held.version if student is None else student.version
-            content = None if student is None else replica.rows.encode(student)
-            written = Stamp(version, held.time + 1, "rival")
-            event = Event(kind, replica.keys.encode(1), content, written, held)
-            session.receive(
-                Events("rival", repo.name, replica.rows.fingerprint, next(numbers), [event])
-            )
-
+        hear = rival(repo)
         answer, look = source.hold("update"), source.hold("load", "load_many")
         again = Student(1, "created again", version=1)
         source.put(again)  # by a rival, of which this node has yet to hear
