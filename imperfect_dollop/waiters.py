@@ -21,8 +21,9 @@ class Waiters:
         self._queue: list[asyncio.Future[None]] = []
         self._cancelled = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._queue)
+    def __len__(self) -> int:
+        """How many are in the queue, cancelled ones included."""
+        return len(self._queue)
 
     async def wait(self) -> None:
         """Wait for the answer. Raises the error that it is."""

@@ -457,7 +457,7 @@ async def test_callers_that_have_gone_do_not_pile_up(monkeypatch: pytest.MonkeyP
         for caller in callers:
             caller.cancel()
         await asyncio.wait(callers)
-        assert len(session.upkeep._waiting._queue) <= 1 + 2 * 10
+        assert len(session.upkeep._waiting) <= 1 + 2 * 10
     gate.open()
     assert await soon(patient) == source.rows[1]
     await soon(entering)
