@@ -247,6 +247,8 @@ class Membership:
         """Who has not been heard of, and whether this node is."""
         for origin, name in self.members.expire(now).items():
             self._gone(origin, name, vanished=True)
+        for seat in self._seats.values():
+            seat.session.looked_around(self.members.alive)
         if self.members.deaf(now):
             self._link_lost("own heartbeats do not come back")
 

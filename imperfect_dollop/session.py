@@ -218,7 +218,7 @@ class Session(Generic[K, V]):
 
     def gone(self, origin: str, *, vanished: bool) -> None:
         """A member has left, or has `vanished`: what it wrote last may be known to nobody but the source."""
-        self.upkeep.take(self.replica.left(origin))
+        self.replica.left(origin)
         if vanished:
             self.upkeep.want_load(self.replica.clock.time - at(self._settle))
 
@@ -232,6 +232,10 @@ class Session(Generic[K, V]):
             await anyio.sleep(SWEEP_SECONDS)
             now = time.time()
             self.replica.sweep(now, at(now) if self._siblings is None else self._siblings.horizon())
+
+    def looked_around(self, members: Collection[str]) -> None:
+        """These members are there."""
+        self.upkeep.take(self.replica.looked_around(members))
 
     def state_for(self, members: Collection[str], kept: int) -> RepositoryState:
         """What this node's heartbeat says of this repository; from event `kept` on it can send its events again."""

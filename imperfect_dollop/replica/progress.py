@@ -50,6 +50,11 @@ class Progress:
         return self.vector.get(origin, 0)
 
     @property
+    def awaited(self) -> list[str]:
+        """The origins of which something is being waited for."""
+        return list(self._holes)
+
+    @property
     def complete(self) -> bool:
         """Whether nothing is being waited for."""
         return not self._holes

@@ -502,12 +502,16 @@ class Replica(Generic[K, V]):
             effects.append(Compare(origin, f"digest differs from {origin}'s"))
         return effects
 
-    def left(self, origin: str) -> list[Effect]:
+    def left(self, origin: str) -> None:
         """A member is gone."""
         self.agreement.left(origin)
-        if self.progress.give_up(origin):
-            return [self.gap(f"{origin} is gone, and some of what it sent did not arrive")]
-        return []
+
+    def looked_around(self, members: Collection[str]) -> list[Effect]:
+        """These are there, once a heartbeat. Who is not, will not send again what is missing of it."""
+        gone = [origin for origin in self.progress.awaited if origin not in members]
+        for origin in gone:
+            self.progress.give_up(origin)
+        return [self.gap(f"{origin} is gone, and some of it did not arrive") for origin in gone]
 
     def sweep(self, now: float, horizon: int) -> int:
         """Forget old tombstones that every live node has seen: those before `horizon`, by hybrid time."""

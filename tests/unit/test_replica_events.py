@@ -464,8 +464,9 @@ def test_an_origin_that_has_it_no_longer_is_not_waited_for() -> None:
 def test_an_origin_that_is_gone_is_not_waited_for() -> None:
     replica = make()
     assert resends(replica.receive(batch(create(ONE, 1), first=2), NOW))
-    assert resyncs(replica.left("b"))
-    assert replica.left("c") == []
+    assert replica.looked_around(["b", "c"]) == []
+    assert resyncs(replica.looked_around(["c"]))
+    assert replica.looked_around(["c"]) == []
 
 
 def test_more_holes_than_are_remembered_is_a_resync() -> None:
