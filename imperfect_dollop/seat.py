@@ -7,6 +7,7 @@ import random
 import secrets
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -255,6 +256,10 @@ class Seat:
         """Whether a sibling loads everything."""
         fingerprint = self.replica.rows.fingerprint
         return self.membership.members.loading(self.name, fingerprint, Phase.REFRESHING)
+
+    def members(self) -> Collection[str]:
+        """The origins of the other live nodes."""
+        return self.membership.members.alive
 
     def horizon(self) -> int:
         """The hybrid time up to which every live node was heard."""

@@ -231,7 +231,11 @@ class Session(Generic[K, V]):
         while True:
             await anyio.sleep(SWEEP_SECONDS)
             now = time.time()
-            self.replica.sweep(now, at(now) if self._siblings is None else self._siblings.horizon())
+            siblings = self._siblings
+            if siblings is None:
+                self.replica.sweep(now, at(now), ())
+            else:
+                self.replica.sweep(now, siblings.horizon(), siblings.members())
 
     def looked_around(self, members: Collection[str]) -> None:
         """These members are there."""

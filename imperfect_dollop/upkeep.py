@@ -20,7 +20,7 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -98,6 +98,10 @@ class Siblings(Protocol):
 
     def refreshing(self) -> bool:
         """Whether a sibling is loading everything to publish the differences."""
+        ...
+
+    def members(self) -> Collection[str]:
+        """The origins of the other live nodes."""
         ...
 
     def horizon(self) -> int:

@@ -19,6 +19,10 @@ MAX_ORIGINS: Final = 10_000
 MAX_HOLES: Final = 100
 """Holes remembered; past that what is missing is better found by comparing copies."""
 
+MAX_SWEEPS: Final = 60
+"""Sweeps without a member after which it is forgotten how far it was taken in. With one in ten seconds that is as long
+as tombstones are kept. An event of it that comes still later costs a comparison."""
+
 ASK_BEATS: Final = 2
 """Heartbeats of an origin until it is asked again for what is missing; after as many more the hole is given up."""
 
@@ -39,11 +43,12 @@ class _Hole:
 class Progress:
     """The last number seen of each origin (`vector`), and the holes before it."""
 
-    __slots__ = ("_holes", "vector")
+    __slots__ = ("_holes", "_unseen", "vector")
 
     def __init__(self) -> None:
         self.vector: dict[str, int] = {}
         self._holes: dict[str, list[_Hole]] = {}
+        self._unseen: dict[str, int] = {}  # sweeps since an origin was a member
 
     def last(self, origin: str) -> int:
         """The last number seen; 0 for none."""
@@ -70,8 +75,7 @@ class Progress:
         if len(self.vector) <= MAX_ORIGINS:
             return True
         oldest = next(iter(self.vector))
-        del self.vector[oldest]
-        self.give_up(oldest)
+        self._forget(oldest)
         return False
 
     def back_to(self, origin: str, number: int) -> None:
@@ -89,6 +93,23 @@ class Progress:
         """Nothing was seen of anybody."""
         self.vector.clear()
         self._holes.clear()
+        self._unseen.clear()
+
+    def sweep(self, members: Collection[str]) -> None:
+        """Forget the runs of nodes that have gone long ago: every start of a node is another."""
+        unseen = {
+            origin: self._unseen.get(origin, 0) + 1
+            for origin in self.vector
+            if origin not in members
+        }
+        self._unseen = unseen
+        for origin in [origin for origin, sweeps in unseen.items() if sweeps > MAX_SWEEPS]:
+            self._forget(origin)
+
+    def _forget(self, origin: str) -> None:
+        del self.vector[origin]
+        self._unseen.pop(origin, None)
+        self.give_up(origin)
 
     # -- holes -----------------------------------------------------------------------------------
 

@@ -513,8 +513,12 @@ class Replica(Generic[K, V]):
             self.progress.give_up(origin)
         return [self.gap(f"{origin} is gone, and some of it did not arrive") for origin in gone]
 
-    def sweep(self, now: float, horizon: int) -> int:
-        """Forget old tombstones that every live node has seen: those before `horizon`, by hybrid time."""
+    def sweep(self, now: float, horizon: int, members: Collection[str] = ()) -> int:
+        """Forget old tombstones that every live node has seen: those before `horizon`, by hybrid time.
+
+        And how far nodes were taken in that are no `members` any more. To be called now and then.
+        """
+        self.progress.sweep(members)
         return self.table.expire_tombstones(min(at(now - TOMBSTONE_SECONDS), horizon))
 
     # -- the rules -------------------------------------------------------------------------------

@@ -694,3 +694,16 @@ def test_a_sibling_whose_clock_is_ahead_counts_as_quick() -> None:
     replica.receive(batch(update(TWO, 2, S1)), ahead)
     assert replica.counts.applied == 1
     assert (replica.counts.propagation.counts[0], replica.counts.propagation.total) == (1, 0.0)
+
+
+def test_how_far_a_node_was_taken_in_is_forgotten_long_after_it_has_gone() -> None:
+    replica = make()
+    give(replica, create(ONE, 1))
+    give(replica, create(Row(2), 1, origin="c"), origin="c")
+    for _ in range(progress_module.MAX_SWEEPS):
+        replica.sweep(NOW, 0, ["b"])
+    assert replica.progress.vector == {"b": 1, "c": 1}
+    replica.sweep(NOW, 0, ["b", "c"])  # it was back in between
+    for _ in range(progress_module.MAX_SWEEPS + 1):
+        replica.sweep(NOW, 0, ["b"])
+    assert replica.progress.vector == {"b": 1}
