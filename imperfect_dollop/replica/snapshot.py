@@ -47,15 +47,15 @@ class Donor(Generic[K, V]):
         self._clean = clean
         self._number = number
         self._vouched = True  # all along
+        self._resets = replica.resets
 
     def frames(self) -> Iterator[bytes | None]:
         """The frames in order; ``None`` only gives the event loop its turn.
 
-        They end without a footer when the donor drops what it holds.
+        They end without a footer when the donor drops what it holds, from when it has agreed to give.
         """
-        resets = self._replica.resets
         for frame in self._frames():
-            if self._replica.resets != resets:
+            if self._replica.resets != self._resets:
                 return
             yield frame
 

@@ -245,10 +245,10 @@ async def test_tombstones_are_kept_for_as_long_as_they_may_matter(
         sweeps = 0
         sweep = replica_module.Replica.sweep
 
-        def counted(replica: Any, now: float, horizon: int) -> int:
+        def counted(replica: Any, now: float, horizon: int, members: Any) -> int:
             nonlocal sweeps
             sweeps += 1
-            return sweep(replica, now, horizon)
+            return sweep(replica, now, horizon, members)
 
         monkeypatch.setattr(replica_module.Replica, "sweep", counted)
         await repo.delete(1)

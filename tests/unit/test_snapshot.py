@@ -322,6 +322,14 @@ def copy_of(replica: Replica[int, Row], origin: str) -> Replica[int, Row]:
     return twin
 
 
+def test_a_donor_that_drops_what_it_holds_before_it_begins_gives_nothing() -> None:
+    donor = Pair().donor
+    take = Take("joiner", donor.origin, "rows", ROWS.fingerprint, "t1", [0, 1])
+    frames = Donor(donor, take, lambda: True).frames()
+    donor.go_cold()
+    assert list(frames) == []
+
+
 @pytest.mark.parametrize("lost_after", range(1, 10))
 def test_another_donor_goes_on_with_the_buckets_that_are_missing(lost_after: int) -> None:
     pair = Pair()
