@@ -26,6 +26,8 @@ from .pipeline import Outgoing, Pipeline
 from .replica.counts import MESSAGE_REASONS
 from .replica.members import Members
 from .replica.messages import Ask, Events, Heartbeat, Phase, Refuse, Take, decode, encode
+from .replica.seal import Seal
+from .sealed import SealedLink
 from .seat import Seat
 
 __all__ = ["Membership"]
@@ -45,6 +47,14 @@ BEAT_SPACING: Final = 0.05
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
 
+ADVICE: Final = {
+    "unsigned": "somebody in this namespace has no secret; give all nodes the same",
+    "forged": "somebody has another secret, or tampers with messages; give all nodes the same",
+    "stale": "somebody's clock is off by more than a minute, or old messages are played again",
+    "signed": "others in this namespace have a secret and this node has none; give all nodes the same",
+}
+"""What to say once of messages that are rejected for a reason."""
+
 
 class Membership:
     """One run of a node on its broker. `run` is its loop."""
@@ -58,6 +68,7 @@ class Membership:
         origin: str,
         name: str,
         heartbeat: float,
+        seal: Seal | None = None,
     ) -> None:
         self.origin = origin
         self.name = name
@@ -73,6 +84,7 @@ class Membership:
         self.serving: bool = False  # the repositories have begun to load
         self._broker = broker
         self._namespace = namespace
+        self._seal = seal
         self._seats = {seat.name: seat for seat in seats}
         self._position: str | None = None  # where the next link may go on
         self._away_since = 0.0  # monotonic
@@ -161,7 +173,7 @@ class Membership:
                     self._namespace, self.origin, after=self._position
                 ) as link:
                     try:
-                        await self._serve(self._connected(link))
+                        await self._serve(self._connected(self._sealed(link)))
                     finally:
                         self._position = link.position
             except BrokerUnavailableError as error:
@@ -173,6 +185,12 @@ class Membership:
                 self._pipeline = None
                 self.attempted.set()
             await anyio.sleep(self._backoff.failed(random.random()))
+
+    def _sealed(self, link: Link) -> Link:
+        if self._seal is None:
+            return link
+        resumed = self._position is not None
+        return SealedLink(link, self._seal, resumed=resumed, rejected=self._rejected)
 
     async def _serve(self, pipeline: Pipeline) -> None:
         """Send and receive until the link is lost."""
@@ -298,8 +316,7 @@ class Membership:
         try:
             message = decode(payload)
         except ProtocolError as error:
-            self.rejections[error.reason] += 1
-            logger.info("%s: rejected a message: %s", self.name, error)
+            self._rejected(error)
             return 1
         if isinstance(message, Events):
             seat = self._seats.get(message.repository)
@@ -320,6 +337,14 @@ class Membership:
             for seat in self._seats.values():
                 seat.refused(message)
         return 1
+
+    def _rejected(self, error: ProtocolError) -> None:
+        advice = ADVICE.get(error.reason)
+        if advice is not None and not self.rejections[error.reason]:
+            logger.warning("%s: rejected a message: %s: %s", self.name, error, advice)
+        else:
+            logger.info("%s: rejected a message: %s", self.name, error)
+        self.rejections[error.reason] += 1
 
     def _heard(self, beat: Heartbeat) -> None:
         if beat.origin == self.origin:

@@ -8,6 +8,8 @@ import logging
 import os
 import secrets
 import socket
+import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, get_args
 
@@ -19,6 +21,7 @@ from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, Not
 from .lookup import repository_of
 from .membership import Membership
 from .replica.messages import MAX_NAME, MAX_REPOSITORIES, is_name
+from .replica.seal import Seal, Secrets
 from .repository import DRAIN_SECONDS, Repository
 from .seat import Seat
 from .stats import NodeStats, State
@@ -56,6 +59,10 @@ class Node:
         nodes of different namespaces do not see each other.
     name:
         for people: shown to the other nodes, in logs and figures. By default host, process and a suffix.
+    secret:
+        proves to the others that this node is one of them: text or bytes, 16 of them or more, the same on all nodes, or
+        several of which the first signs and all are accepted. Without one, whoever can write to the broker is trusted;
+        see ``docs/security.md``.
     heartbeat:
         seconds between heartbeats: how fast a lost event is noticed. The same on all nodes.
     startup:
@@ -79,6 +86,7 @@ class Node:
         *repositories: Repository[Any, Any],
         namespace: str = "default",
         name: str | None = None,
+        secret: str | bytes | Sequence[str | bytes] | None = None,
         heartbeat: float = 1.0,
         startup: Startup = "background",
         offer_wait: float = OFFER_WAIT,
@@ -125,6 +133,7 @@ class Node:
         self.namespace = namespace
         self.name: str = name or f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"
         self._broker = broker
+        self._secrets = None if secret is None else Secrets(secret)
         self._heartbeat = heartbeat
         self._startup = startup
         self._offer_wait = offer_wait
@@ -166,6 +175,9 @@ class Node:
             Seat(repository.name, supervisor, outbox=self._outbox, offer_wait=self._offer_wait)
             for repository in self.repositories
         ]
+        seal = None
+        if self._secrets is not None:
+            seal = Seal(self._secrets, self.namespace, origin, time.time())
         membership = Membership(
             broker,
             seats,
@@ -173,6 +185,7 @@ class Node:
             origin=origin,
             name=self.name,
             heartbeat=self._heartbeat,
+            seal=seal,
         )
         for repository, seat in zip(self.repositories, seats, strict=True):
             seat.membership = membership

@@ -116,7 +116,8 @@ class NodeStats:
     rejections: dict[str, int] = dataclasses.field(
         default_factory=lambda: dict.fromkeys(MESSAGE_REASONS, 0)
     )
-    """Messages that were none, by reason: ``malformed``, ``oversized``."""
+    """Messages, and frames of copies, that were not let in, by reason: ``malformed``, ``oversized``; where this node
+    has a secret ``unsigned``, ``forged``, ``stale`` (heard before, or too old); where it has none ``signed``."""
     crashes: int = 0
     """Background tasks that ended in an error that nobody had foreseen: a bug, see the log."""
 

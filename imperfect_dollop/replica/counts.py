@@ -17,8 +17,9 @@ PROPAGATION_BOUNDS: Final = (
 """Seconds: from below what a broker on the same host takes to above what a node is away for unnoticed."""
 
 
-MESSAGE_REASONS: Final = ("malformed", "oversized")
-"""Why a message is rejected as a whole."""
+MESSAGE_REASONS: Final = ("malformed", "oversized", "unsigned", "forged", "stale", "signed")
+"""Why a message is rejected as a whole: it is none; it is too large; this node has a secret, and it has no signature, a
+wrong one, or was heard before; it has a signature, and this node no secret."""
 
 EVENT_REASONS: Final = ("schema", "clock", "numbers", "key", "malformed")
 """Why events are rejected: of another shape; too far in the future; with numbers, or a key, that cannot be; else."""

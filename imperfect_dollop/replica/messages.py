@@ -22,6 +22,7 @@ __all__ = [
     "MAX_MESSAGE",
     "MAX_NAME",
     "MAX_REPOSITORIES",
+    "SEALED",
     "WITHOUT_CONTENT",
     "WRITTEN",
     "Ask",
@@ -63,6 +64,9 @@ MAX_NAME: Final = 256
 
 MAX_BUCKETS: Final = 1 << 16
 """Buckets that a message can name."""
+
+SEALED: Final = b"\xc1"
+"""Begins a message in an envelope, see `seal`: the one byte that msgpack leaves unused."""
 
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Word = Annotated[int, msgspec.Meta(ge=0)]
@@ -280,6 +284,8 @@ def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
         raise ProtocolError(
             f"{len(payload)} bytes in one message; the limit is {MAX_MESSAGE}", reason="oversized"
         )
+    if payload.startswith(SEALED):
+        raise ProtocolError("a message with a signature", reason="signed")
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
