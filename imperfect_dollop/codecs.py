@@ -29,6 +29,9 @@ V = TypeVar("V")
 MAX_CONTENT: Final = 4 << 20
 """Bytes of one entity: with half of what a message may have, every chunk of a snapshot fits."""
 
+MAX_KEY: Final = 8 << 10
+"""Bytes of one key: above what databases put into an index (3,072 in MariaDB, 2,700 in PostgreSQL)."""
+
 WIRE_VERSION: Final = 1
 """Part of every fingerprint: raised when the bytes of an unchanged entity change."""
 
@@ -90,6 +93,8 @@ class EntityCodec(Generic[V]):
     def decode(self, content: bytes) -> V:
         """The entity in `content`. Raises `ProtocolError` unless it fits the declared fields."""
         try:
+            if len(content) > MAX_CONTENT:
+                raise ValueError(f"{len(content):,} of them, and {MAX_CONTENT:,} are the limit")
             return self._decode(content)
         except Exception as error:  # whatever a validator of the entity's own raises
             raise ProtocolError(f"bytes that are no {self.entity.__name__}: {error}") from error
@@ -229,6 +234,8 @@ class KeyCodec(Generic[K]):
         """Canonical bytes. Raises `InvalidEntityError` for a key that could not be read back."""
         try:
             encoded = _encoder.encode(key)
+            if len(encoded) > MAX_KEY:
+                raise ValueError(f"{len(encoded):,} bytes, and {MAX_KEY:,} are the limit")
             if type(key) not in self._proven:
                 if self._decode(encoded) != key:
                     raise TypeError("annotate the key, or the key function's return type")
@@ -241,6 +248,8 @@ class KeyCodec(Generic[K]):
     def decode(self, content: bytes) -> K:
         """The key in `content`. Raises `ProtocolError` unless it is one."""
         try:
+            if len(content) > MAX_KEY:
+                raise ValueError(f"{len(content):,} of them, and {MAX_KEY:,} are the limit")
             key = self._decode(content)
             hash(key)
             # Two spellings of one key would be two rows to whoever hashes bytes; NaN equals nothing.

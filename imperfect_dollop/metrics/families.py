@@ -359,7 +359,7 @@ FAMILIES: Final = (
     Family(
         "dollop_messages_rejected_total",
         "counter",
-        "What arrived from the broker and was no message, by reason.",
+        "Messages, and frames of copies, that were not let in, by reason.",
         _rejected_messages,
     ),
     Family(

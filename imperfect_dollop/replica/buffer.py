@@ -7,8 +7,7 @@ from typing import Final
 
 import msgspec
 
-from .messages import Events
-from .progress import MAX_ORIGINS
+from .messages import MAX_ORIGINS, Events
 
 __all__ = ["Buffer", "split"]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Final, TypeAlias, TypeGuard, TypeVar
 import msgspec
 
 from ..errors import ProtocolError
-from .stamp import Int63, Stamp
+from .stamp import MAX_NAME, Int63, Name, Stamp
 
 __all__ = [
     "FOR_ALL",
@@ -21,6 +21,7 @@ __all__ = [
     "MAX_ENTITY",
     "MAX_MESSAGE",
     "MAX_NAME",
+    "MAX_ORIGINS",
     "MAX_REPOSITORIES",
     "SEALED",
     "WITHOUT_CONTENT",
@@ -59,8 +60,11 @@ MAX_BATCH: Final = 500
 MAX_REPOSITORIES: Final = 1_000
 """Repositories of a node: what one heartbeat can tell of."""
 
-MAX_NAME: Final = 256
-"""Characters of a name."""
+MAX_ORIGINS: Final = 10_000
+"""Runs of nodes that are remembered: how far each was taken in."""
+
+MAX_ROWS: Final = 1 << 16
+"""Rows of one chunk, and origins of them: many times what we send."""
 
 MAX_BUCKETS: Final = 1 << 16
 """Buckets that a message can name."""
@@ -68,9 +72,10 @@ MAX_BUCKETS: Final = 1 << 16
 SEALED: Final = b"\xc1"
 """Begins a message in an envelope, see `seal`: the one byte that msgpack leaves unused."""
 
-Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Word = Annotated[int, msgspec.Meta(ge=0)]
-Vector = dict[Name, Int63]
+Vector = Annotated[
+    dict[Name, Int63], msgspec.Meta(max_length=MAX_ORIGINS + 1)
+]  # its maker and others
 Buckets = Annotated[list[Int63], msgspec.Meta(max_length=MAX_BUCKETS)]
 
 
@@ -239,9 +244,9 @@ class Chunk(msgspec.Struct, array_like=True, frozen=True, tag="C"):
     buckets: Buckets
     more: bool
     vector: Vector
-    origins: list[Name]
-    live: list[LiveRow]
-    dead: list[DeadRow]
+    origins: Annotated[list[Name], msgspec.Meta(max_length=MAX_ROWS)]
+    live: Annotated[list[LiveRow], msgspec.Meta(max_length=MAX_ROWS)]
+    dead: Annotated[list[DeadRow], msgspec.Meta(max_length=MAX_ROWS)]
 
 
 class Footer(msgspec.Struct, array_like=True, frozen=True, tag="F"):

@@ -12,9 +12,9 @@ from typing import Final
 
 import xxhash
 
-__all__ = ["Progress"]
+from .messages import MAX_ORIGINS
 
-MAX_ORIGINS: Final = 10_000
+__all__ = ["Progress"]
 
 MAX_HOLES: Final = 100
 """Holes remembered; past that what is missing is better found by comparing copies."""

@@ -616,6 +616,8 @@ class Replica(Generic[K, V]):
             return None
         if event.kind is Kind.DELETE:
             raise ProtocolError("a row was deleted, and is in the event")
+        if len(event.content) > MAX_ENTITY:
+            raise ProtocolError(f"a row of {len(event.content):,} bytes in an event")
         entity = self.rows.decode(event.content)
         try:
             fits = self.key_of(entity) == key and self.version_of(entity) == event.stamp.version

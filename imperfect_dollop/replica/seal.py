@@ -31,8 +31,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigurationError, ProtocolError
-from .buffer import MAX_ORIGINS
-from .messages import MAX_MESSAGE, SEALED
+from .messages import MAX_MESSAGE, MAX_ORIGINS, SEALED
 from .stamp import MAX_DRIFT, MICROSECONDS
 
 if TYPE_CHECKING:

@@ -14,7 +14,17 @@ from typing import Annotated, Final
 
 import msgspec
 
-__all__ = ["ABSENT", "MAX_DRIFT", "HybridClock", "Int63", "Stamp", "at", "seconds"]
+__all__ = [
+    "ABSENT",
+    "MAX_DRIFT",
+    "MAX_NAME",
+    "HybridClock",
+    "Int63",
+    "Name",
+    "Stamp",
+    "at",
+    "seconds",
+]
 
 COUNTER_BITS: Final = 10
 MICROSECONDS: Final = 1_000_000
@@ -23,6 +33,10 @@ MAX_DRIFT: Final = 60.0
 """Seconds by which a remote time may be ahead of this clock. Generous for machines that run NTP, and far
 below what would let a broken clock drag the whole cluster into the future."""
 
+MAX_NAME: Final = 256
+"""Characters of a name, on the wire."""
+
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Int63 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -35,7 +49,7 @@ class Stamp(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     version: Int63
     time: Int63
-    origin: str
+    origin: Name
 
 
 ABSENT: Final = Stamp(0, 0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import time as wall
 from typing import Any
@@ -89,7 +90,7 @@ def test_codes_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) ->
         compared.append(len(one))
         return one == other
 
-    monkeypatch.setattr(seal_module.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     assert seal("b").open(seal().close(BODY, NOW), NOW) == BODY
     assert compared == [32]
 
@@ -101,7 +102,7 @@ def test_what_is_too_large_is_not_even_hashed() -> None:
 
 
 def test_rotation() -> None:
-    old, both, turned, new = (Secrets(some) for some in (OLD, [OLD, NEW], [NEW, OLD], NEW))
+    old, both, turned, new = Secrets(OLD), Secrets([OLD, NEW]), Secrets([NEW, OLD]), Secrets(NEW)
     steps = [[old, both], [both, turned], [turned, new]]
     for some in steps:  # as the nodes are started again one by one, with the next list
         for sender, reader in itertools.product(some, some):

@@ -285,7 +285,11 @@ async def test_a_message_that_is_not_let_in_does_not_keep_a_dead_link_looking_al
         assert membership is not None
         await eventually(lambda: membership.listening)
         (link,) = broker._hub.links
-        link.namespace = "nowhere"  # own heartbeats do not come back any more
+
+        async def swallow(payload: bytes) -> None:
+            """Own heartbeats do not come back any more."""
+
+        link.publish = swallow  # type: ignore[method-assign]
         put = asyncio.create_task(flood(link.inbox.put))
         try:
             await eventually(lambda: membership.links == 2)
@@ -355,11 +359,25 @@ async def test_the_frames_of_one_copy_are_none_of_another() -> None:
         loads = source.calls["load_all"]
         async with cluster(sealed(broker, source)) as (third,):
             assert third.repository.stats.snapshots == 0
-            assert rejections(third) == {"forged": 1}
+            assert set(rejections(third)) == {"forged"}
             assert source.calls["load_all"] == loads + 1
             assert third.content == source.rows
 
 
-async def test_msgpack_never_begins_as_an_envelope_does() -> None:
-    for value in (None, 0, -1, "", b"", [], {}, 1.5, True, 2**64 - 1, "x" * 70_000, [0] * 70_000):
+def test_msgpack_never_begins_as_an_envelope_does() -> None:
+    values: list[object] = [
+        None,
+        0,
+        -1,
+        "",
+        b"",
+        [],
+        {},
+        1.5,
+        True,
+        2**64 - 1,
+        "x" * 70_000,
+        [0] * 70_000,
+    ]
+    for value in values:
         assert not msgspec.msgpack.encode(value).startswith(b"\xc1")
