@@ -11,6 +11,7 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s demo -- --broker redis://127.0.0.1  # the demo, with a broker of choice
     python3 -m nox -s sample                          # five instances of examples/students, to use
     python3 -m nox -s sample -- --check               # the same, with everything taken away in turn
+    python3 -m nox -s fuzz -- --seconds 600           # search every decoder for inputs that it fails on
     python3 -m nox -s bench -- propagation            # a benchmark, see benchmarks/README.md
     python3 -m nox -s lock -- --upgrade               # what docker/Dockerfile installs
 
@@ -115,6 +116,15 @@ def integration(session: nox.Session) -> None:
     """
     session.install("-e", ".[all]", *group("integration"))
     session.run("pytest", *(session.posargs or ["tests/integration"]))
+
+
+@nox.session(python=PYTHON)
+def fuzz(session: nox.Session) -> None:
+    """Search the decoders for inputs that they fail on; takes arguments as in ``-- --seconds 600 joiner``."""
+    session.install("-e", ".[all]", *group("test"))
+    # Atheris has no wheels for every Python and platform; the search says so, and that it was skipped.
+    session.install("--only-binary=:all:", *group("fuzz"), success_codes=[0, 1], silent=True)
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
 @nox.session(python=PYTHON)

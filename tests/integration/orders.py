@@ -38,6 +38,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     fatal: Point | None = None
     fatal_after: int = 0
     """Chunks that get through before a worker dies at `fatal`."""
+    secret: str | None = None
 
 
 class Order(msgspec.Struct, frozen=True):

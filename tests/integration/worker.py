@@ -434,6 +434,7 @@ async def main() -> None:
         namespace=setup.namespace,
         name=setup.name,
         heartbeat=setup.heartbeat,
+        secret=setup.secret,
     )
     worker = Worker(setup, node, repository, doom)
     decode = msgspec.json.Decoder(Order).decode

@@ -219,6 +219,7 @@ class Crew:
         backlog: int | None = None,
         fatal: Point | None = None,
         fatal_after: int = 0,
+        secret: str | None = None,
     ) -> Worker:
         """Start a process; see `Worker.joined` for when its node is there."""
         name = f"n{len(self.workers)}"
@@ -234,6 +235,7 @@ class Crew:
             backlog=backlog,
             fatal=fatal,
             fatal_after=fatal_after,
+            secret=secret,
         )
         with (self._logs / f"{name}.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
