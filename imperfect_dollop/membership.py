@@ -369,6 +369,8 @@ class Membership:
             self.beat_now()
         if beat.leaving and before is not None:
             self._gone(beat.origin, beat.name, vanished=False)
+        if not beat.leaving and beat.origin not in self.members.alive:
+            return  # there are more than are counted; what is noted of members would never be forgotten again
         for own in self._seats.values():
             own.replica.clock.observe(beat.time, time.time())
         members = [*self.members.alive, self.origin]

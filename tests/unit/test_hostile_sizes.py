@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.codecs import MAX_CONTENT, MAX_KEY, EntityCodec, KeyCodec
 from imperfect_dollop.errors import InvalidEntityError, ProtocolError
+from imperfect_dollop.replica import members as members_module
 from imperfect_dollop.replica.messages import (
     MAX_BATCH,
     MAX_ENTITY,
@@ -21,7 +23,9 @@ from imperfect_dollop.replica.messages import (
     Event,
     Events,
     Header,
+    Heartbeat,
     Kind,
+    Phase,
     decode,
     decode_frame,
     encode,
@@ -30,7 +34,8 @@ from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.snapshot import Donor
 from imperfect_dollop.replica.stamp import ABSENT, MAX_NAME, Stamp, at
 
-from .builders import NOW, ROWS, Row, batch, doubts, event, holds, make, resyncs
+from .builders import NOW, ROWS, Row, batch, doubts, event, holds, make, resyncs, state
+from .school import SchoolSource, cluster, member
 
 ROOM = MAX_MESSAGE - 200
 LAST = 2**63 - 1
@@ -131,6 +136,24 @@ def test_a_donor_that_has_heard_of_all_that_can_be_remembered_is_understood() ->
     )
     assert isinstance(first, Header)
     assert len(first.vector) == MAX_ORIGINS + 1
+
+
+async def test_more_members_than_are_counted_are_not_listened_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(members_module, "MAX_MEMBERS", 3)
+    async with cluster(member(MemoryBroker(), SchoolSource())) as (one,):
+        membership, (seat,) = one.node._membership, one.node._seats
+        assert membership is not None
+        for number in range(10):
+            known = [f"o{other}" for other in range(min(number + 1, 3))]
+            about = state(seat.replica, known, phase=Phase.READY)
+            said = [msgspec.structs.replace(about, repository="Student", digest=1)]
+            beat = Heartbeat(f"o{number}", "a stranger", 1, 0, False, said)
+            membership._message(encode(beat))
+        assert sorted(membership.members.alive) == ["o0", "o1", "o2"]
+        assert seat.replica._differs.keys() <= membership.members.alive.keys()
+        assert seat.replica._differs
 
 
 # -- numbers at their limits -------------------------------------------------------------------------
