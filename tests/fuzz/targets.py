@@ -437,6 +437,8 @@ def outsider(data: bytes) -> None:
     """With a secret nothing is believed, and nothing changes."""
     one = running(SECRET)
     payloads = list(pieces(data))
+    elsewhere = Seal(Secrets(SECRET), "another namespace", "s", time.time())
+    payloads += [elsewhere.close(payload, time.time()) for payload in payloads]
     before = one.state()
     counted = sum(one.node.stats.rejections.values())
     one.hear(payloads)

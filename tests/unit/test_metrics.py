@@ -129,12 +129,16 @@ async def test_what_goes_wrong_is_counted(registry: Registry) -> None:
     register(one.node, registry)
     async with cluster(one):
         async with broker.connect("default", "stranger") as link:
+            await link.publish(b"?")
             await link.publish(b"\xc1")
             await link.publish(b"x" * (9 << 20))
         await eventually(
             lambda: value(registry, "dollop_messages_rejected_total", reason="oversized") == 1
         )
         assert value(registry, "dollop_messages_rejected_total", reason="malformed") == 1
+        assert value(registry, "dollop_messages_rejected_total", reason="signed") == 1
+        for reason in ("unsigned", "forged", "stale"):
+            assert value(registry, "dollop_messages_rejected_total", reason=reason) == 0
         with broker.outage():
             await eventually(lambda: value(registry, "dollop_broker_up") == 0)
             await one.repository.update(source.rows[1])
