@@ -14,12 +14,15 @@ import gc
 import logging
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from imperfect_dollop import FunctionSource, Node, Repository
 from imperfect_dollop.broker import Message
 from imperfect_dollop.brokers.memory import MemoryBroker
+from imperfect_dollop.brokers.rabbitmq.transfer import Sender as RabbitMQSender
+from imperfect_dollop.brokers.rabbitmq.transfer import chunks
 from imperfect_dollop.brokers.redis.link import _proof
 from imperfect_dollop.brokers.redis.server import Server, entries
 from imperfect_dollop.brokers.redis.transfer import CREDIT, CUT, Sender, Transfer
@@ -475,6 +478,52 @@ def credit(data: bytes) -> None:
         assert len(_proof(one)) == 8
 
 
+class Told:
+    """An end of a RabbitMQ transfer that hears what it is told, and sends nothing anywhere."""
+
+    address = "address"
+    timeout = 1.0
+
+    def __init__(self, heard: Iterable[tuple[str, bytes]]) -> None:
+        self._heard = deque(heard)
+
+    @property
+    def heard_more(self) -> bool:
+        return bool(self._heard)
+
+    async def hear(self) -> tuple[str, bytes] | None:
+        return self._heard.popleft() if self._heard else None
+
+    async def say(self, kind: str, body: bytes = b"") -> None:
+        assert kind in KINDS
+
+
+KINDS: Final = ("begin", "chunk", "end", "cut", "credit", "")
+
+
+def words(data: bytes) -> None:
+    """What either end of a RabbitMQ transfer makes of the messages that it gets."""
+    heard = [(KINDS[one[0] % len(KINDS)], one[1:]) for one in pieces(data) if one]
+    giving: Any = Told(heard)
+    taking: Any = Told(heard)
+    sender = RabbitMQSender(giving)
+
+    async def give() -> None:
+        for _ in range(20):
+            await sender.send(b"chunk")
+            assert 0 <= sender._credit.read <= sender._credit.sent
+
+    async def take() -> None:
+        assert len([chunk async for chunk in chunks(taking)]) <= len(heard)
+
+    for call in (give(), take()):
+        try:
+            call.send(None)
+        except (StopIteration, BrokerUnavailableError):
+            continue
+        raise AssertionError("it waits for something")
+
+
 TARGETS: Final[dict[str, Target]] = {
     "message": Target(message, NEWS),
     "frame": Target(frame, FRAMES),
@@ -498,6 +547,9 @@ TARGETS: Final[dict[str, Target]] = {
     "node": Target(node, [joined([one]) for one in NEWS] + [joined(NEWS)]),
     "insider": Target(insider, [joined([one]) for one in NEWS] + [joined(NEWS)]),
     "outsider": Target(outsider, [joined(recorded()), joined(NEWS)]),
+    "words": Target(
+        words, [joined([b"\0", b"\1a", b"\1b", b"\2"]), joined([b"\x041", b"\x043", b"\x048"])]
+    ),
     "credit": Target(
         credit, [joined([b"0", b"1", b"3"]), joined([b"x"]), joined([b"-1", b"9" * 20])]
     ),
