@@ -35,7 +35,7 @@ async def reads() -> None:
     assert_type(source, FunctionSource[int, Student])
     students = Repository(Student, source=source, read_only=True)
     assert_type(students, Repository[int, Student])
-    async with Node("memory://", students) as node:
+    async with Node("memory://", students, secret=["the first", b"another"]) as node:
         assert_type(node, Node)
         assert_type(node.repository(Student), Repository[Any, Student])
         assert_type(await students.get(1), Student | None)
