@@ -29,7 +29,9 @@ from imperfect_dollop.brokers.redis.server import Server, entries
 from imperfect_dollop.brokers.redis.transfer import CREDIT, CUT, Sender, Transfer
 from imperfect_dollop.codecs import EntityCodec, KeyCodec
 from imperfect_dollop.errors import BrokerUnavailableError, InvalidEntityError, ProtocolError
+from imperfect_dollop.replica.comparison import Comparison
 from imperfect_dollop.replica.messages import (
+    Ask,
     Chunk,
     DeadRow,
     Event,
@@ -130,6 +132,7 @@ def state_of(number: int = 1, **given: Any) -> RepositoryState:
         "entities": 5,
         "confirmed": at(NOW),
         "failures": 0,
+        "kept": 1,
     }
     return RepositoryState(**{**said, **given})
 
@@ -157,6 +160,8 @@ NEWS: Final = [
     encode(Heartbeat("s", "a name", 2, 2**63 - 1, True, [state_of(phase=Phase.COLD), state_of(9)])),
     encode(Take("s", "r", "Row", PRINT, "address", list(range(20)))),
     encode(Refuse("s", "address", "busy")),
+    encode(Ask("s", "Row", 1, 3)),
+    encode(Take("s", "r", "Row", PRINT, "address", [], bytes(8 * BUCKETS))),
 ]
 
 
@@ -170,7 +175,7 @@ def frames() -> list[bytes]:
 
 FRAMES: Final = [
     *frames(),
-    encode(Header("address", PRINT, {"r": 3, "s": 2**63 - 1}, at(NOW))),
+    encode(Header("address", PRINT, {"r": 3, "s": 2**63 - 1}, at(NOW), [1, 5])),
     encode(
         Chunk(
             [1, 5],
@@ -275,8 +280,9 @@ def hear(one: Replica[int, Row], data: bytes) -> None:
             one.receive(said, NOW)
         elif isinstance(said, Heartbeat):
             for state in said.repositories:
-                one.heard(said.origin, state, [said.origin, one.origin], NOW)
-    one.progress(list(one.vector))
+                one.heard(said.origin, state, [said.origin, one.origin])
+    one.progress.hash(list(one.progress.vector), one.origin, one.sequence)
+    one.looked_around(["a"])
     one.sweep(NOW, at(NOW))
 
 
@@ -319,6 +325,20 @@ def joiner(data: bytes) -> None:
     _ = taking.arrived
     if taking.footer is not None:
         taking.finish(NOW)
+    check(one)
+
+
+def comparison(data: bytes) -> None:
+    one = filled()
+    comparing = Comparison(one, "address", NOW)
+    with contextlib.suppress(ProtocolError):
+        for payload in pieces(data):
+            opened = comparing.opened
+            comparing.take(payload)
+            if comparing.opened and not opened:
+                list(comparing.index())
+    comparing.finish(NOW)
+    comparing.close()
     check(one)
 
 
@@ -397,7 +417,14 @@ class Running:
         one, upkeep = seat.replica, seat.session.upkeep
         return (
             *(dict(one.table.live), dict(one.table.stamps), dict(one.table.dead), one.table.root),
-            *(dict(one.vector), one.confirmed, one.resets, one.clock.time, one.cold),
+            *(
+                dict(one.progress.vector),
+                one.progress.awaited,
+                one.confirmed,
+                one.resets,
+                one.clock.time,
+                one.cold,
+            ),
             *(sorted(membership.members.alive), membership.up, membership.links),
             *(upkeep.phase, upkeep.clean, seat.donating, seat._answering, seat.unsent),
             dataclasses.asdict(self.repository.stats),
@@ -547,6 +574,9 @@ TARGETS: Final[dict[str, Target]] = {
     "envelope": Target(envelope, [*recorded(), seals()[0].frames("address").close(FRAMES[1])[:-1]]),
     "rules": Target(rules, [joined([one]) for one in NEWS] + [joined(NEWS)]),
     "joiner": Target(joiner, [joined(frames()), joined(FRAMES), joined(FRAMES[-3:])]),
+    "comparison": Target(
+        comparison, [joined(frames()), joined(FRAMES[-3:]), joined([FRAMES[-3], FRAMES[-1]])]
+    ),
     "node": Target(node, [joined([one]) for one in NEWS] + [joined(NEWS)]),
     "insider": Target(insider, [joined([one]) for one in NEWS] + [joined(NEWS)]),
     "outsider": Target(outsider, [joined(recorded()), joined(NEWS)]),

@@ -84,7 +84,7 @@ def forged(origin: str) -> list[bytes]:
         Event(Kind.DELETE, b"\x02", None, Stamp(9, now, origin), ABSENT),
         Event(Kind.CLEAR, b"", None, Stamp(0, now, origin), ABSENT),
     ]
-    state = RepositoryState("Row", PRINT, Phase.READY, True, True, 2**40, 1, 1, 1, now, 0)
+    state = RepositoryState("Row", PRINT, Phase.READY, True, True, 2**40, 1, 1, 1, now, 0, 1)
     return [
         encode(Events(origin, "Row", PRINT, 2**50, events)),
         encode(Heartbeat(origin, "a stranger", 2**50, now, False, [state])),
@@ -174,7 +174,11 @@ async def test_a_copy_that_somebody_else_sends(crew: Crew, server: Server) -> No
             if not isinstance(take, Take):
                 return
             chunk = Chunk(take.buckets, False, {}, ["s"], [LiveRow(row, 1, 0)], [])
-            frames = (Header(take.address, PRINT, {}, 1), chunk, Footer({}, 1, 1, True))
+            frames = (
+                Header(take.address, PRINT, {}, 1, take.buckets),
+                chunk,
+                Footer({}, 1, 1, True),
+            )
             with contextlib.suppress(BrokerUnavailableError):
                 async with link.send_transfer(take.address, timeout=1.0) as transfer:
                     for frame in frames:

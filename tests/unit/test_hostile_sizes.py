@@ -152,8 +152,8 @@ async def test_more_members_than_are_counted_are_not_listened_to(
             beat = Heartbeat(f"o{number}", "a stranger", 1, 0, False, said)
             membership._message(encode(beat))
         assert sorted(membership.members.alive) == ["o0", "o1", "o2"]
-        assert seat.replica._differs.keys() <= membership.members.alive.keys()
-        assert seat.replica._differs
+        assert seat.replica.agreement._differs.keys() <= membership.members.alive.keys()
+        assert seat.replica.agreement._differs
 
 
 # -- numbers at their limits -------------------------------------------------------------------------
@@ -200,5 +200,5 @@ def test_numbers_at_the_limit_are_noticed(first: int) -> None:
     replica = make()
     effects = replica.receive(batch(event(Kind.REREAD, 1, None, ABSENT), first=first), NOW)
     assert resyncs(effects)
-    assert replica.vector.get("b", 0) <= LAST
+    assert replica.progress.vector.get("b", 0) <= LAST
     assert doubts(replica.receive(batch(event(Kind.REREAD, 1, None, ABSENT)), NOW)) in (set(), {1})

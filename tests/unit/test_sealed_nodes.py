@@ -19,6 +19,7 @@ from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.codecs import EntityCodec
 from imperfect_dollop.replica.messages import (
     MAX_MESSAGE,
+    Ask,
     Event,
     Events,
     Heartbeat,
@@ -68,7 +69,7 @@ def state(one: Member) -> dict[str, object]:
     stats = dataclasses.asdict(one.repository.stats)
     return {
         "rows": (dict(table.live), dict(table.stamps), dict(table.dead), table.root),
-        "vector": dict(replica.vector),
+        "vector": (dict(replica.progress.vector), replica.progress.awaited),
         "confirmed": replica.confirmed,
         "resets": replica.resets,
         "members": sorted(membership.members.alive),
@@ -217,13 +218,15 @@ def forgeries(origin: str, donor: str) -> list[bytes]:
         Event(Kind.CONFIRM, b"", None, Stamp(0, now, origin), ABSENT),
         Event(Kind.REREAD, b"\x03", None, Stamp(0, now, origin), ABSENT),
     ]
-    about = RepositoryState("Student", PRINT, Phase.READY, True, True, 2**40, 1, 1, 1, now, 0)
+    about = RepositoryState("Student", PRINT, Phase.READY, True, True, 2**40, 1, 1, 1, now, 0, 1)
     return [
         *(encode(Events(origin, "Student", PRINT, 2**62, [event])) for event in events),
         encode(Events(origin, "Student", PRINT, 2**63 - 1, events)),
         encode(Heartbeat(origin, "Eve", 2**60, now, False, [about])),
         encode(Heartbeat(origin, "Eve", 2**61, 2**63 - 1, True, [about])),
         encode(Take(origin, donor, "Student", PRINT, "somewhere", list(range(1_024)))),
+        encode(Take(origin, donor, "Student", PRINT, "somewhere", [], bytes(8 * 1_024))),
+        encode(Ask(donor, "Student", 1, 5)),
         encode(Refuse(origin, "somewhere", "busy")),
     ]
 
