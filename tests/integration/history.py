@@ -12,6 +12,7 @@ An acknowledged write is a step that the walk has certainly made.
 from __future__ import annotations
 
 import bisect
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,9 @@ import msgspec
 
 SKEW: Final = 0.1
 """Seconds between two clocks of one machine, generously."""
+
+LAST: Final = 12
+"""Records of a key that are kept to be shown with a fault."""
 
 BEFORE: Final = -1
 """The state of a key before the source ever had it: absent."""
@@ -84,30 +88,35 @@ class _Key:
 class History:
     """All states of all keys, in the order of their commits."""
 
-    def __init__(self, past: Iterable[Past], *, seed: str = "seed") -> None:
+    def __init__(self, past: Iterable[Past] = (), *, seed: str = "seed") -> None:
         self._keys: dict[int, _Key] = {}
+        self._seed = seed
         self.commits = 0
         for commit in past:
-            self.commits += 1
-            key = self._keys.setdefault(commit.key, _Key())
-            place = len(key.states)
-            key.states.append(commit.row)
-            key.since.append(commit.at)
-            if commit.row is None:
-                key.gone.append(place)
-                continue
-            key.places[commit.row.mark] = place
-            if commit.row.mark.startswith(seed):
-                key.seeded = place
+            self.add(commit)
+
+    def add(self, commit: Past) -> None:
+        """The next one."""
+        self.commits += 1
+        key = self._keys.setdefault(commit.key, _Key())
+        place = len(key.states)
+        key.states.append(commit.row)
+        key.since.append(commit.at)
+        if commit.row is None:
+            key.gone.append(place)
+            return
+        key.places[commit.row.mark] = place
+        if commit.row.mark.startswith(self._seed):
+            key.seeded = place
 
     def faults(self, node: str, records: Iterable[Record]) -> list[str]:
         """What of a node's records contradicts the promises; each key's first contradiction."""
         found: dict[int, str] = {}
         walked: dict[int, int] = {}
         deleting: dict[int, int] = {}
-        told: dict[int, list[str]] = {}
+        told: dict[int, deque[Record]] = {}
         for record in records:
-            told.setdefault(record.key, []).append(_told(record))
+            told.setdefault(record.key, deque(maxlen=LAST)).append(record)
             key = self._keys.get(record.key, _Key())
             place = walked.setdefault(record.key, key.seeded)
             if record.saw is Saw.DELETING:
@@ -147,8 +156,12 @@ def _told(record: Record) -> str:
     return f"{record.at:.3f} {record.saw} {row}"
 
 
+def _around(key: _Key, place: int) -> range:
+    return range(max(0, place - LAST // 2), min(place + LAST, len(key.states)))
+
+
 def _fault(
-    node: str, record: Record, key: _Key, place: int, reached: int | None, told: list[str]
+    node: str, record: Record, key: _Key, place: int, reached: int | None, told: Iterable[Record]
 ) -> str:
     what = {Saw.READ: "showed", Saw.WROTE: "was told of", Saw.DELETED: "was told to have deleted"}
     row = "absent" if record.row is None else f"{record.row.mark} v{record.row.version}"
@@ -161,6 +174,6 @@ def _fault(
     )
     return (
         f"{node}, key {record.key} at {record.at:.3f}: {what[record.saw]} {row} after state {place}"
-        f" ({known}) of {len(key.states)}, {why}; the last it has shown: {', '.join(told[-12:])};"
-        f" the source: {', '.join(_state(key, at) for at in range(max(0, place - 6), len(key.states)))}"
+        f" ({known}) of {len(key.states)}, {why}; the last it has shown: {', '.join(map(_told, told))};"
+        f" the source: {', '.join(_state(key, at) for at in _around(key, place))}"
     )

@@ -73,5 +73,5 @@ READY: Final = 0
 _encoder = msgspec.json.Encoder()
 
 
-def line(message: Setup | Order | Report) -> bytes:
+def line(message: msgspec.Struct) -> bytes:
     return _encoder.encode(message) + b"\n"

@@ -16,7 +16,16 @@ from examples.students.five.processes import LOOPBACK, Port
 Direction = Literal["up", "down"]
 """To the server, and back from it."""
 
-USUAL_PORTS: Final = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
+USUAL_PORTS: Final = {
+    "redis": 6379,
+    "rediss": 6379,
+    "amqp": 5672,
+    "amqps": 5671,
+    "postgresql": 5432,
+    "mysql": 3306,
+    "mariadb": 3306,
+}
+"""By the scheme of a URL, what comes after a ``+`` in it left out."""
 
 CHUNK: Final = 65_536
 UNDER_WAY: Final = 64
@@ -66,7 +75,7 @@ class Proxy:
         """A proxy for the server at this URL."""
         parts = urlsplit(url)
         assert parts.hostname is not None
-        return cls(parts.hostname, parts.port or USUAL_PORTS[parts.scheme])
+        return cls(parts.hostname, parts.port or USUAL_PORTS[parts.scheme.partition("+")[0]])
 
     @property
     def port(self) -> int:
@@ -76,6 +85,11 @@ class Proxy:
     def connections(self) -> int:
         """How many clients' connections are carried now."""
         return len(self._carried)
+
+    @property
+    def ports_at_server(self) -> list[int]:
+        """From which ports of this host the connections to the server come, as the server sees them."""
+        return [each.server.get_extra_info("sockname")[1] for each in self._carried]
 
     def url(self, of: str) -> str:
         """The same URL through the proxy."""

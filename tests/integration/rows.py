@@ -40,7 +40,7 @@ def table_named(name: str) -> Table:
 
 
 class Rows:
-    """One table of PostgreSQL, whose trigger writes down every commit in the order of each key."""
+    """One table of PostgreSQL or MariaDB, whose trigger writes down every commit in the order of each key."""
 
     def __init__(self, engine: AsyncEngine, name: str) -> None:
         self.engine = engine
@@ -64,18 +64,19 @@ class Rows:
 
     async def history(self) -> History:
         """What has ever been in the table."""
-        async with self.engine.connect() as connection:
-            found = await connection.execute(
-                text(f"SELECT id, mark, version, gone, at FROM {self.name}_past ORDER BY seq")
-            )
-            return History(
-                Past(row.id, None if row.gone else Shown(row.mark, row.version), row.at)
-                for row in found
-            )
+        statement = text(f"SELECT id, mark, version, gone, at FROM {self.name}_past ORDER BY seq")
+        history = History()
+        async with self.engine.connect() as connection, connection.stream(statement) as found:
+            async for row in found:
+                history.add(
+                    Past(row.id, None if row.gone else Shown(row.mark, row.version), row.at)
+                )
+        return history
 
 
-# The number is drawn while the row's lock is held, so for one key numbers are in the order of commits.
-STATEMENTS: Final = (
+# The number is drawn while the row's lock is held, by a trigger of the statement that has it: so for one key numbers
+# are in the order of commits, on both databases. `at` is the moment of drawing, before the commit.
+POSTGRESQL: Final = (
     """
     CREATE TABLE {name} (
         id int PRIMARY KEY, mark text NOT NULL, filler text NOT NULL, version int NOT NULL
@@ -105,6 +106,36 @@ STATEMENTS: Final = (
     """,
 )
 
+# InnoDB draws an AUTO_INCREMENT as the row is inserted; NOW() would be the statement's beginning, before it waited
+# for the lock, which SYSDATE() is not.
+MYSQL: Final = (
+    """
+    CREATE TABLE {name} (
+        id int PRIMARY KEY, mark varchar(80) NOT NULL, filler text NOT NULL, version int NOT NULL
+    ) ENGINE=InnoDB
+    """,
+    """
+    CREATE TABLE {name}_past (
+        seq bigint AUTO_INCREMENT PRIMARY KEY, id int, mark varchar(80), version int, gone bool, at double
+    ) ENGINE=InnoDB
+    """,
+    *(
+        f"""
+        CREATE TRIGGER {{name}}_{verb} AFTER {verb} ON {{name}} FOR EACH ROW
+            INSERT INTO {{name}}_past (id, mark, version, gone, at)
+                VALUES ({row}.id, {row}.mark, {row}.version, {gone}, unix_timestamp(sysdate(6)))
+        """
+        for verb, row, gone in (
+            ("INSERT", "NEW", "false"),
+            ("UPDATE", "NEW", "false"),
+            ("DELETE", "OLD", "true"),
+        )
+    ),
+)
+
+STATEMENTS: Final = {"postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL}
+"""By SQLAlchemy's name of the database."""
+
 
 @asynccontextmanager
 async def rows_of_a_test(url: str) -> AsyncIterator[Rows]:
@@ -112,14 +143,15 @@ async def rows_of_a_test(url: str) -> AsyncIterator[Rows]:
     engine = create_async_engine(url, poolclass=NullPool)
     name = f"dollop_{uuid.uuid4().hex[:12]}"
     try:
-        async with engine.begin() as connection:
-            for statement in STATEMENTS:
-                await connection.execute(text(statement.format(name=name)))
         try:
+            async with engine.begin() as connection:
+                for statement in STATEMENTS[engine.dialect.name]:
+                    await connection.execute(text(statement.format(name=name)))
             yield Rows(engine, name)
         finally:
             async with engine.begin() as connection:
-                await connection.execute(text(f"DROP TABLE {name}, {name}_past"))
-                await connection.execute(text(f"DROP FUNCTION {name}_note"))
+                await connection.execute(text(f"DROP TABLE IF EXISTS {name}, {name}_past"))
+                if engine.dialect.name == "postgresql":
+                    await connection.execute(text(f"DROP FUNCTION IF EXISTS {name}_note"))
     finally:
         await engine.dispose()

@@ -93,6 +93,14 @@ def test_an_acknowledgement_of_what_was_never_committed(saw: Saw) -> None:
     assert faults((saw, 3, Shown("lost", 1) if saw is Saw.WROTE else None)) == 1
 
 
+def test_a_fault_tells_the_last_of_a_long_story() -> None:
+    many = [Shown(str(number), number) for number in range(1_000)]
+    history = History(Past(1, row) for row in many)
+    (fault,) = history.faults("n", [Record(Saw.READ, 1, row, 0.0) for row in (*many, SEED)])
+    assert "999 v999, 0.000 r seed:1 v0; the source: 0.000 993: 993 v993" in fault
+    assert len(fault) < 2_000
+
+
 def test_every_key_s_first_contradiction_is_told() -> None:
     found = HISTORY.faults(
         "n",

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from typing import cast
+
 import pytest
 from sqlalchemy import text
 
+from imperfect_dollop import Repository
+
+from .history import Record, Saw, Shown
 from .orders import Point
+from .rows import Row, rows_of_a_test
+from .watch import Watch
 from .workers import Crew, WorkerError, WorkerGoneError
 
 KEYS = 50
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
@@ -81,3 +94,39 @@ async def test_killed_frozen_and_doomed(crew: Crew) -> None:
     assert list(crew) == []
     with pytest.raises(AssertionError, match="no node is left"):
         await crew.judge()
+
+
+async def test_a_history_is_kept_by_each_database(database_url: str) -> None:
+    async with rows_of_a_test(database_url) as rows:
+        await rows.seed(2)
+        began = time.time()
+        async with rows.engine.begin() as connection:
+            await connection.execute(
+                text(f"UPDATE {rows.name} SET mark = 'b', version = 1 WHERE id = 1")
+            )
+            await connection.execute(text(f"DELETE FROM {rows.name} WHERE id = 1"))
+        async with rows.engine.connect() as connection:
+            await connection.execute(text(f"DELETE FROM {rows.name}"))
+            await connection.rollback()  # which never was
+        history = await rows.history()
+        assert history.commits == 4
+        past = [Shown("seed:1", 0), Shown("b", 1), None]
+        walk = [Record(Saw.READ, 1, row, time.time()) for row in past]
+        assert history.faults("n", walk) == []
+        too_early = [Record(Saw.READ, 1, Shown("b", 1), began - 1)]
+        assert len(history.faults("n", too_early)) == 1
+        assert len(history.faults("n", [Record(Saw.READ, 0, None, time.time())])) == 1
+        assert await rows.now() == {0: Shown("seed:0", 0)}
+
+
+async def test_a_node_that_does_not_show_what_it_has_written_is_seen_through() -> None:
+    class Stuck:
+        def peek(self, key: int) -> Row:
+            return Row(key, "old")
+
+    watch = Watch(cast("Repository[int, Row]", Stuck()), 1)
+    watch.look(0)
+    watch.look(0)  # says nothing new
+    watch.note(Saw.WROTE, 0, Row(0, "new", version=1))
+    watch.look(0)
+    assert [record.saw for record in watch.take()] == [Saw.READ, Saw.WROTE, Saw.READ]

@@ -1,0 +1,71 @@
+"""What the reads of a process return, for `history.py` to judge."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from imperfect_dollop import ClosedError, NotReadyError, Repository
+
+from .history import Record, Saw, Shown
+from .rows import Row
+
+LOOK_EVERY: Final = 0.005
+"""Seconds between two looks at all rows."""
+
+
+class Watch:
+    """Reads all the time, and notes each key's answer when it is another than the last."""
+
+    def __init__(self, repository: Repository[int, Row], keys: int) -> None:
+        self._repository = repository
+        self._keys = keys
+        self._last: dict[int, Shown | None] = {}
+        self.records: list[Record] = []
+
+    def note(self, saw: Saw, key: int, row: Row | None) -> None:
+        """Something that is noted in any case."""
+        shown = None if row is None else Shown(row.mark, row.version)
+        if saw is Saw.READ:
+            if key in self._last and self._last[key] == shown:
+                return
+            self._last[key] = shown
+        else:
+            self._last.pop(
+                key, None
+            )  # the next read has to show it, even if by what it showed before
+        self.records.append(Record(saw, key, shown, time.time()))
+
+    def look(self, key: int) -> None:
+        """A read that does not wait; one that raises has shown nothing."""
+        try:
+            self.note(Saw.READ, key, self._repository.peek(key))
+        except (NotReadyError, ClosedError):
+            return
+
+    async def ask(self, key: int) -> None:
+        """A read that waits where there is nothing yet."""
+        try:
+            row = await self._repository.get(key)
+        except (NotReadyError, ClosedError):
+            return
+        self.note(Saw.READ, key, row)
+
+    async def run(self, report: Callable[[], None], every: float = LOOK_EVERY) -> None:
+        """Look at all rows every so many seconds, and `report` after each look; never returns."""
+        asking: asyncio.Task[None] | None = None
+        while True:
+            if asking is None or asking.done():
+                asking = asyncio.create_task(self.ask(random.randrange(self._keys)))
+            for key in range(self._keys):
+                self.look(key)
+            report()
+            await asyncio.sleep(every)
+
+    def take(self) -> list[Record]:
+        """The records since the last time."""
+        records, self.records = self.records, []
+        return records
