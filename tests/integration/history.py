@@ -52,6 +52,9 @@ class Saw(StrEnum):
 
     READ = "r"
     """A read returned this."""
+    LATE = "l"
+    """A read returned this that had waited, while others of the key returned something else: only that the source had
+    it is certain."""
     WROTE = "w"
     """A create or update was acknowledged with this."""
     DELETING = "b"
@@ -83,6 +86,13 @@ class _Key:
             return BEFORE
         index = bisect.bisect_left(self.gone, least)
         return self.gone[index] if index < len(self.gone) else None
+
+    def had(self, row: Shown | None, until: float) -> bool:
+        """Whether this was one of its states by then."""
+        if row is not None:
+            place = self.places.get(row.mark, BEFORE)
+            return place != BEFORE and self.states[place] == row and self.since[place] <= until
+        return self.seeded == BEFORE or any(self.since[place] <= until for place in self.gone[:1])
 
 
 class History:
@@ -121,6 +131,12 @@ class History:
             place = walked.setdefault(record.key, key.seeded)
             if record.saw is Saw.DELETING:
                 deleting[record.key] = place
+                continue
+            if record.saw is Saw.LATE:
+                if not key.had(record.row, record.at + SKEW):
+                    found.setdefault(
+                        record.key, _fault(node, record, key, place, None, told[record.key])
+                    )
                 continue
             if record.saw is Saw.DELETED:
                 # Which delete it was is not known, only that it was none from before it began.
@@ -163,7 +179,12 @@ def _around(key: _Key, place: int) -> range:
 def _fault(
     node: str, record: Record, key: _Key, place: int, reached: int | None, told: Iterable[Record]
 ) -> str:
-    what = {Saw.READ: "showed", Saw.WROTE: "was told of", Saw.DELETED: "was told to have deleted"}
+    what = {
+        Saw.READ: "showed",
+        Saw.LATE: "showed",
+        Saw.WROTE: "was told of",
+        Saw.DELETED: "was told to have deleted",
+    }
     row = "absent" if record.row is None else f"{record.row.mark} v{record.row.version}"
     before = None if place == BEFORE else key.states[place]
     known = "absent" if before is None else f"{before.mark} v{before.version}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
@@ -52,7 +53,8 @@ async def obey(
 ) -> None:
     """Carry out orders, each a coroutine method of `worker`, until the pipe is closed: then the process ends.
 
-    `beside` runs all the time; `before_reply` is called when an order has been carried out.
+    `beside` runs all the time, and an error of it ends the process; `before_reply` is called when an order
+    has been carried out.
     """
     decode = msgspec.json.Decoder(Order).decode
 
@@ -65,9 +67,19 @@ async def obey(
         before_reply()
         tell(reply)
 
-    running = {asyncio.create_task(work) for work in beside}
+    running: set[asyncio.Task[Any]] = set()
+    for work in beside:
+        task = asyncio.create_task(work)
+        running.add(task)
+        task.add_done_callback(_end_with)
     while text := await orders.readline():
         task = asyncio.create_task(carry_out(decode(text)))
         running.add(task)
         task.add_done_callback(running.discard)
     os._exit(0)  # the test has gone, or wants no more of this
+
+
+def _end_with(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        traceback.print_exception(error)
+        os._exit(1)

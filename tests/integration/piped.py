@@ -107,9 +107,9 @@ class Piped:
 
     # -- orders ----------------------------------------------------------------------------------
 
-    async def joined(self) -> None:
+    async def joined(self, patience: float | None = PATIENCE) -> None:
         """Wait until its node has been entered."""
-        await self._answer(self._joined, "join", PATIENCE)
+        await self._answer(self._joined, "join", patience)
 
     async def ask(self, verb: str, patience: float = PATIENCE, /, **arguments: Any) -> Any:
         return await self._answer(self._send(verb, arguments), verb, patience)
@@ -127,7 +127,9 @@ class Piped:
         self._process.stdin.write(line(Order(number, verb, arguments)))
         return answer
 
-    async def _answer(self, answer: asyncio.Future[Reply], verb: str, patience: float) -> Any:
+    async def _answer(
+        self, answer: asyncio.Future[Reply], verb: str, patience: float | None
+    ) -> Any:
         async with asyncio.timeout(patience):
             reply = await asyncio.shield(answer)
         if reply.error is not None:
@@ -151,15 +153,18 @@ class Piped:
             self._process.kill()
         await self._listening
 
+    async def gone(self, patience: float = PATIENCE) -> None:
+        """Wait until it has ended."""
+        async with asyncio.timeout(patience):
+            await asyncio.shield(self._listening)
+
     async def died(self) -> None:
         """Wait until it has killed itself."""
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.shield(self._listening)
+        await self.gone()
         assert self._process.returncode == -signal.SIGKILL
 
     async def end(self) -> None:
         """Close its standard input, upon which it ends."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.shield(self._listening)
+        await self.gone()

@@ -69,6 +69,7 @@ class Proxy:
     _flowing: asyncio.Event = field(default_factory=asyncio.Event)
     _delay: float = 0.0
     _lost_when_new: frozenset[Direction] = frozenset()
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def before(cls, url: str) -> Self:
@@ -101,8 +102,9 @@ class Proxy:
 
     async def cut(self) -> None:
         """Reset every connection, on both sides, and refuse new ones."""
-        self._refuse()
-        await self._end(*self._carriers)
+        async with self._changing:
+            self._refuse()
+            await self._end(*self._carriers)
 
     async def restore(self) -> None:
         """Carry everything again, without delay.
@@ -110,12 +112,13 @@ class Proxy:
         Connections on which something may have vanished are reset: nobody could make sense of
         what follows.
         """
-        self._lost_when_new = frozenset()  # first: a connection may be made while others end
-        await self._end(*(each.carrier for each in self._carried if each.lost))
-        self.delay(0)
-        self.resume()
-        if self._listener is None:
-            self._listener = await asyncio.start_server(self._accept, LOOPBACK, self.port)
+        async with self._changing:
+            self._lost_when_new = frozenset()  # first: a connection may be made while others end
+            await self._end(*(each.carrier for each in self._carried if each.lost))
+            self.delay(0)
+            self.resume()
+            if self._listener is None:
+                self._listener = await asyncio.start_server(self._accept, LOOPBACK, self.port)
 
     def stall(self) -> None:
         """Forward nothing and, soon, read nothing; connections stay open, new ones are accepted."""

@@ -93,6 +93,15 @@ def test_an_acknowledgement_of_what_was_never_committed(saw: Saw) -> None:
     assert faults((saw, 3, Shown("lost", 1) if saw is Saw.WROTE else None)) == 1
 
 
+def test_a_read_that_waited_and_was_overtaken() -> None:
+    late = [(Saw.LATE, 1, row) for row in (SEED, ONE, None)]
+    assert faults((Saw.READ, 1, TWO), *late, (Saw.READ, 1, TWO)) == 0
+    assert faults((Saw.LATE, 1, Shown("invented", 1))) == 1
+    assert faults((Saw.LATE, 1, Shown("one", 2))) == 1
+    assert faults((Saw.LATE, 2, FRESH), (Saw.LATE, 2, None), at=-1.0) == 1
+    assert len(History([Past(1, SEED)]).faults("n", [Record(Saw.LATE, 1, None, 0.0)])) == 1
+
+
 def test_a_fault_tells_the_last_of_a_long_story() -> None:
     many = [Shown(str(number), number) for number in range(1_000)]
     history = History(Past(1, row) for row in many)

@@ -24,6 +24,7 @@ class Watch:
         self._repository = repository
         self._keys = keys
         self._last: dict[int, Shown | None] = {}
+        self._notes: dict[int, int] = {}
         self.records: list[Record] = []
 
     def note(self, saw: Saw, key: int, row: Row | None) -> None:
@@ -34,9 +35,9 @@ class Watch:
                 return
             self._last[key] = shown
         else:
-            self._last.pop(
-                key, None
-            )  # the next read has to show it, even if by what it showed before
+            # The next read is recorded even if it returns what the last one did, which is wrong now.
+            self._last.pop(key, None)
+        self._notes[key] = self._notes.get(key, 0) + 1
         self.records.append(Record(saw, key, shown, time.time()))
 
     def look(self, key: int) -> None:
@@ -46,13 +47,29 @@ class Watch:
         except (NotReadyError, ClosedError):
             return
 
+    def began(self, key: int) -> int:
+        """What `answered` wants to know of the moment at which a read that may wait begins."""
+        return self._notes.get(key, 0)
+
+    def answered(self, key: int, row: Row | None, began: int) -> None:
+        """What a read that may have waited has returned.
+
+        Its value may be of any moment since it began, so it may come behind a later one that another read has shown.
+        """
+        if self.began(key) == began:
+            self.note(Saw.READ, key, row)
+        else:
+            shown = None if row is None else Shown(row.mark, row.version)
+            self.records.append(Record(Saw.LATE, key, shown, time.time()))
+
     async def ask(self, key: int) -> None:
         """A read that waits where there is nothing yet."""
+        began = self.began(key)
         try:
             row = await self._repository.get(key)
         except (NotReadyError, ClosedError):
             return
-        self.note(Saw.READ, key, row)
+        self.answered(key, row, began)
 
     async def run(self, report: Callable[[], None], every: float = LOOK_EVERY) -> None:
         """Look at all rows every so many seconds, and `report` after each look; never returns."""

@@ -1,0 +1,91 @@
+"""How much memory a process has, and whether that grows."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+SAMPLE_EVERY: Final = 5.0
+"""Seconds."""
+
+WARM_UP: Final = 30.0
+"""Seconds until a process has imported, loaded, cached its statements and been through a first few faults."""
+
+ENOUGH: Final = 60.0
+"""Seconds of samples after which a process can be judged; one that is younger is only reported."""
+
+NOISE: Final = 8 * 1024
+"""KiB by which the last third of the samples may exceed the first third, as medians. The rows are of a fixed number
+and size, some 200 KB of them, so nothing may grow that is not bounded. What moves is the allocators' own: an arena of
+Python's is 1 MiB, and a message of many rows, a load or an outbox of an outage leaves a few of them with holes. A
+leak of 200 bytes an event, of some 60 a second, would be there within a soak of 12 minutes."""
+
+PAGE: Final = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def resident(pid: int) -> int | None:
+    """KiB of memory that a process has now; ``None`` if it is gone."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(pages) * PAGE or None  # a zombie has none
+
+
+@dataclass
+class Memory:
+    """Samples of one process, of which there are as many as its life is long."""
+
+    ages: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    highest: int = 0
+
+    def add(self, age: float, size: int) -> None:
+        """A sample `age` seconds after the start."""
+        self.highest = max(self.highest, size)
+        if age >= WARM_UP or not self.sizes:
+            if self.ages and self.ages[0] < WARM_UP <= age:
+                self.ages.clear()  # that was for those who do not live so long
+                self.sizes.clear()
+            self.ages.append(age)
+            self.sizes.append(size)
+
+    @property
+    def first(self) -> int:
+        """After the warm-up, or the first at all."""
+        return self.sizes[0] if self.sizes else 0
+
+    @property
+    def last(self) -> int:
+        return self.sizes[-1] if self.sizes else 0
+
+    @property
+    def slope(self) -> float | None:
+        """KiB a minute, by least squares; ``None`` for a life that was too short."""
+        if not self._enough:
+            return None
+        return statistics.linear_regression(self.ages, self.sizes).slope * 60
+
+    @property
+    def growth(self) -> float:
+        """KiB from the first third of the samples to the last; 0 for a life that was too short."""
+        if not self._enough:
+            return 0.0
+        third = len(self.sizes) // 3
+        return statistics.median(self.sizes[-third:]) - statistics.median(self.sizes[:third])
+
+    @property
+    def _enough(self) -> bool:
+        return len(self.sizes) >= 3 and self.ages[-1] - self.ages[0] >= ENOUGH
+
+    def fault(self) -> str | None:
+        """What is wrong with it."""
+        if self.growth <= NOISE:
+            return None
+        return (
+            f"grew by {self.growth / 1024:.1f} MiB within {self.ages[-1] - self.ages[0]:.0f} s"
+            f" after the warm-up, {self.slope:.0f} KiB a minute; {NOISE / 1024:.0f} MiB are noise"
+        )
