@@ -21,6 +21,6 @@ def lives(pid: int) -> bool:
 
 
 def children(process: int) -> list[int]:
-    """The processes that this one has started."""
-    listing = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in listing.read_text().split()]
+    """The processes that this one has started, in whichever of its threads."""
+    listings = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for listing in listings for child in listing.read_text().split()]

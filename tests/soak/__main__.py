@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from . import report
@@ -57,13 +58,25 @@ async def run(options: argparse.Namespace, folder: Path) -> Result:
 
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for given in (signal.SIGINT, signal.SIGTERM):
+        # Once: whoever presses Ctrl-C again does not disturb the end of what was started.
+        asyncio.get_running_loop().add_signal_handler(given, _once(task.cancel))
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     settings = Settings(seed=seed, seconds=60 * options.minutes, nodes=options.nodes)
     database = await database_of(options.database)
     async with broker_of(options.broker) as broker:
         say(f"seed {seed}; {broker}; {options.minutes:g} minutes")
         return await soak(settings, broker, database, folder, say)
+
+
+def _once(act: Callable[[], object]) -> Callable[[], None]:
+    left = [act]
+
+    def acting() -> None:
+        while left:
+            left.pop()()
+
+    return acting
 
 
 def main() -> int:

@@ -9,8 +9,9 @@ import asyncio
 import dataclasses
 import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -144,13 +145,16 @@ def repositories(
     )
 
 
-async def main(kind: type[Repository[int, Row]] = Repository[int, Row]) -> None:
-    """`kind` is the class of the repositories."""
+Choice: TypeAlias = Callable[[Member], type[Repository[int, Row]]]
+
+
+async def main(choice: Choice) -> None:
+    """`choice` says which class the repositories have."""
     orders = await standard_input()
     setup = await setup_of(orders, Member)
     doom = Doom(None, 0)
     engine = create_async_engine(setup.database, pool_size=5, max_overflow=0)
-    whole, lookup = repositories(setup, engine, doom, kind)
+    whole, lookup = repositories(setup, engine, doom, choice(setup))
     node = Node(
         DoomedBroker(from_url(setup.broker), doom),
         whole,
@@ -164,10 +168,10 @@ async def main(kind: type[Repository[int, Row]] = Repository[int, Row]) -> None:
     await obey(orders, verbs, live(node, parts), *(part.look() for part in parts))
 
 
-def run(kind: type[Repository[int, Row]] = Repository[int, Row]) -> None:
+def run(choice: Choice = lambda setup: Repository[int, Row]) -> None:
     """Be such a process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    asyncio.run(main(kind))
+    asyncio.run(main(choice))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def as_json(result: Result) -> dict[str, Any]:
                             "last": life.memory.last,
                             "a_minute": life.memory.slope,
                             "growth": life.memory.growth,
+                            "samples": list(zip(life.memory.ages, life.memory.sizes, strict=True)),
                         },
                         "counts": life.report.get("counts", {}),
                     }
