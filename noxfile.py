@@ -13,6 +13,7 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s sample -- --check               # the same, with everything taken away in turn
     python3 -m nox -s fuzz -- --seconds 600           # search every decoder for inputs that it fails on
     python3 -m nox -s bench -- propagation            # a benchmark, see benchmarks/README.md
+    python3 -m nox -s soak -- --minutes 10 --broker rabbitmq  # ten processes, random faults, and a judge
     python3 -m nox -s lock -- --upgrade               # what docker/Dockerfile installs
 
 With ``-r`` environments are kept and used again, which is quicker and may be out of date.
@@ -53,11 +54,14 @@ DEMO_URLS = {"--broker": "DOLLOP_DEMO_BROKER", "--database": "DOLLOP_DEMO_DATABA
 SAMPLE_URLS = {"--broker": "STUDENTS_BROKER", "--database": "STUDENTS_DATABASE"}
 """The same for the five instances. What is no URL names a kind, like rabbitmq."""
 
+SOAK_URLS = {"--broker": "SOAK_BROKER", "--database": "SOAK_DATABASE"}
+"""The same for the soak."""
+
 SAMPLE_EXTRAS = ("fastapi", "prometheus", "rabbitmq", "redis", "sqlalchemy")
 """What examples/students takes of our extras, here and in docker/Dockerfile."""
 
 FAREWELL_SECONDS = 30
-"""For the demo and the five instances to end what they have begun, after Ctrl-C."""
+"""For the demo, the five instances and the soak to end what they have begun, after Ctrl-C."""
 
 
 def group(*names: str) -> tuple[str, ...]:
@@ -125,6 +129,19 @@ def fuzz(session: nox.Session) -> None:
     # Atheris has no wheels for every Python and platform; the search says so, and that it was skipped.
     session.install("--only-binary=:all:", *group("fuzz"), success_codes=[0, 1], silent=True)
     session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def soak(session: nox.Session) -> None:
+    """Run ten processes on a broker and a database under random faults, and judge what they served; see --help."""
+    urls, words = urls_apart(session, SOAK_URLS)
+    session.install("-e", ".[all]", *group("integration"))
+    session.run(
+        *("python", "-m", "tests.soak", *words),
+        env=urls,
+        interrupt_timeout=FAREWELL_SECONDS,
+        terminate_timeout=FAREWELL_SECONDS,
+    )
 
 
 @nox.session(python=PYTHON)

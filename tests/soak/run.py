@@ -72,7 +72,10 @@ async def soak(
         outside = Outside([whole, lookup], settings.keys, random.Random(f"sql {settings.seed}"))
         harm = Harm(fleet, broker.server, whole.engine, say)
         faults = plan(settings, own_broker=broker.server is not None)
-        say(f"{len(faults)} faults are planned, and {settings.nodes} nodes are there")
+        say(
+            f"{len(faults)} faults are planned; {settings.nodes} nodes are there, on the tables"
+            f" {whole.name} and {lookup.name}"
+        )
         async with _beside(_sample(fleet), _tell(fleet, say)):
             began = time.monotonic()
             async with _beside(outside.run()):
