@@ -12,11 +12,13 @@ from typing import Any, Final
 
 import msgspec
 
+from imperfect_dollop.node import OUTBOX
+
 from ..integration.history import History, Record, Shown
 from ..integration.rows import Rows
 from .fleet import Fleet, Life
 from .record import records_in
-from .settings import HEARTBEAT
+from .settings import HEARTBEAT, Settings
 
 RETURN_SECONDS: Final = 60.0
 """Until every link is there again after the last fault: to a broker a node tries every 5 s and waits 3 for an answer, a
@@ -188,8 +190,10 @@ def _some(told: list[str], most: int = 6) -> str:
 # -- what every life has left ------------------------------------------------------------------------
 
 
-def judge_life(life: Life, histories: dict[str, History], verdict: Verdict) -> None:
-    """S1 to S5 of all that it has served, what it has said of itself, and its memory."""
+def judge_life(
+    life: Life, settings: Settings, histories: dict[str, History], verdict: Verdict
+) -> None:
+    """S1 to S5 of all that it has served, what it has said of itself, and its memory and bounds."""
     verdict.faults += [f"run: {life.name} {what}" for what in life.wrong]
     served = 0
     for repository, history in histories.items():
@@ -218,6 +222,14 @@ def judge_life(life: Life, histories: dict[str, History], verdict: Verdict) -> N
                 "status",
                 f"{life.name}, {name}: rejected events {repository['stats']['rejections']}",
             )
+    bounds = {
+        "rows of whole": settings.keys,
+        "rows of lookup": settings.held,
+        "unsent": OUTBOX * len(histories),
+    }
+    for what, bound in bounds.items():
+        if life.most.get(what, 0) > bound:
+            verdict.add("S6", f"{life.name} had {life.most[what]} {what}, of {bound} at most")
     if (fault := life.memory.fault()) is not None:
         verdict.add("memory", f"{life.name} {fault}")
     verdict.faults += [f"log: {life.name}: {line}" for line in said(life.log, verdict.errors)]

@@ -76,7 +76,7 @@ async def soak(
             f"{len(faults)} faults are planned; {settings.nodes} nodes are there, on the tables"
             f" {whole.name} and {lookup.name}"
         )
-        async with _beside(_sample(fleet), _tell(fleet, say)):
+        async with _beside(_sample(fleet), _ask(fleet), _tell(fleet, say)):
             began = time.monotonic()
             async with _beside(outside.run()):
                 await harm.run(faults)
@@ -93,7 +93,7 @@ async def soak(
         disk = 0
         for life in fleet.lives:
             disk += sum(path.stat().st_size for path in life.records.values() if path.exists())
-            await asyncio.to_thread(judge_life, life, histories, verdict)
+            await asyncio.to_thread(judge_life, life, settings, histories, verdict)
         lives = [slot.lives for slot in fleet.slots]
         return Result(settings, verdict, lives, harm.done, outside.changes, disk)
 
@@ -108,7 +108,12 @@ async def _rest(life: Life, verdict: Verdict) -> None:
 async def _sample(fleet: Fleet) -> None:
     while True:
         fleet.sample()
-        await fleet.ask()
+        await asyncio.sleep(SAMPLE_EVERY)
+
+
+async def _ask(fleet: Fleet) -> None:
+    while True:
+        await fleet.ask()  # which waits for who is frozen
         await asyncio.sleep(SAMPLE_EVERY)
 
 
