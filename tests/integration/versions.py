@@ -34,7 +34,8 @@ from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 
 from .history import History, Past, Record, Saw, Shown
 from .rows import STATEMENTS
-from .worker import REFUSED, Watch
+from .watch import Watch
+from .worker import REFUSED
 
 LETTERS: Final = "ABCDEF"
 

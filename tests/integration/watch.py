@@ -22,7 +22,7 @@ class Watch:
 
     def __init__(self, repository: Repository[int, Row], keys: int) -> None:
         self._repository = repository
-        self._keys = keys
+        self.keys = keys
         self._last: dict[int, Shown | None] = {}
         self._notes: dict[int, int] = {}
         self.records: list[Record] = []
@@ -76,8 +76,8 @@ class Watch:
         asking: asyncio.Task[None] | None = None
         while True:
             if asking is None or asking.done():
-                asking = asyncio.create_task(self.ask(random.randrange(self._keys)))
-            for key in range(self._keys):
+                asking = asyncio.create_task(self.ask(random.randrange(self.keys)))
+            for key in range(self.keys):
                 self.look(key)
             report()
             await asyncio.sleep(every)
