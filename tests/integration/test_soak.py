@@ -161,7 +161,7 @@ def memory(*, a_minute: float, seconds: float, jump: int = 0) -> Memory:
     for age in range(0, int(seconds), 5):
         noise = 300 * (age % 3)
         warm = 20_000 * min(1.0, age / WARM_UP)
-        samples.add(age, int(40_000 + warm + noise + jump * (age == 60) + a_minute * age / 60))
+        samples.add(age, int(40_000 + warm + noise + jump * (age == 90) + a_minute * age / 60))
     return samples
 
 

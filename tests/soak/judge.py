@@ -78,9 +78,9 @@ async def settled(fleet: Fleet, whole: Rows, lookup: Rows, ttl: float, verdict: 
             f" return: {_some(told)}",
         )
     # What was changed by SQL, or by a process that died before it could tell, is found by the refresh.
-    most = start + ttl + AGREE_SECONDS - time.monotonic()
-    _, told = await _until(lambda: _truth(fleet, whole), most)
-    verdict.true = None if told else time.monotonic() - start
+    before = time.monotonic() - start
+    took, told = await _until(lambda: _truth(fleet, whole), ttl + AGREE_SECONDS - before)
+    verdict.true = None if took is None else before + took
     if told:
         verdict.add(
             "L1",
@@ -88,9 +88,10 @@ async def settled(fleet: Fleet, whole: Rows, lookup: Rows, ttl: float, verdict: 
             f" transfers): {_some(told)}",
         )
     # A row that is loaded by key has its own ttl before it, and an absent one is remembered.
-    most = start + ttl + MISSING_SECONDS + AGREE_SECONDS - time.monotonic()
-    _, told = await _until(lambda: _lookups(fleet, lookup), most)
-    verdict.lookups = None if told else time.monotonic() - start
+    before = time.monotonic() - start
+    most = ttl + MISSING_SECONDS + AGREE_SECONDS - before
+    took, told = await _until(lambda: _lookups(fleet, lookup), most)
+    verdict.lookups = None if took is None else before + took
     if told:
         verdict.add("L1", f"loaded by key, and not what the source has: {_some(told)}")
 
@@ -98,13 +99,14 @@ async def settled(fleet: Fleet, whole: Rows, lookup: Rows, ttl: float, verdict: 
 async def _until(
     look: Callable[[], Awaitable[list[str]]], seconds: float
 ) -> tuple[float | None, list[str]]:
-    """The seconds that it took until `look` had nothing to tell, and what it had to in the end."""
-    start = time.monotonic()
+    """The seconds until the beginning of the first `look` that had nothing to tell, and what the last one had to."""
+    start = began = time.monotonic()
     while told := await look():
-        if time.monotonic() - start > seconds:
+        if began - start > seconds:
             return None, told
         await asyncio.sleep(LOOK_EVERY)
-    return time.monotonic() - start, []
+        began = time.monotonic()
+    return began - start, []
 
 
 async def _shown(fleet: Fleet, name: str) -> dict[str, dict[int, Shown]]:

@@ -11,10 +11,10 @@ from typing import Final
 SAMPLE_EVERY: Final = 5.0
 """Seconds."""
 
-WARM_UP: Final = 30.0
+WARM_UP: Final = 60.0
 """Seconds until a process has imported, loaded, cached its statements and been through a first few faults."""
 
-ENOUGH: Final = 60.0
+ENOUGH: Final = 120.0
 """Seconds of samples after which a process can be judged; one that is younger is only reported."""
 
 NOISE: Final = 8 * 1024
