@@ -161,7 +161,7 @@ def memory(*, a_minute: float, seconds: float, jump: int = 0) -> Memory:
     for age in range(0, int(seconds), 5):
         noise = 300 * (age % 3)
         warm = 20_000 * min(1.0, age / WARM_UP)
-        samples.add(age, int(40_000 + warm + noise + jump * (age == 90) + a_minute * age / 60))
+        samples.add(age, int(40_000 + warm + noise + jump * (age >= 90) + a_minute * age / 60))
     return samples
 
 
@@ -174,8 +174,11 @@ def test_memory_that_grows_is_told() -> None:
 
 
 def test_memory_that_stays_within_the_noise_is_not() -> None:
-    assert memory(a_minute=0, seconds=600, jump=30_000).fault() is None
+    assert memory(a_minute=0, seconds=600, jump=12_000).fault() is None
     assert memory(a_minute=NOISE / 20, seconds=600).fault() is None
+    told = memory(a_minute=0, seconds=600, jump=60_000).fault()
+    assert told is not None
+    assert "more than after the warm-up" in told
     young = memory(a_minute=50_000, seconds=WARM_UP + ENOUGH - 5)
     assert (young.fault(), young.slope) == (None, None)
     assert memory(a_minute=0, seconds=600).first >= 60_000  # the warm-up does not count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ ENOUGH: Final = 120.0
 """Seconds of samples after which a process can be judged; one that is younger is only reported."""
 
 NOISE: Final = 8 * 1024
-"""KiB by which the last third of the samples may exceed the first third, as medians. The rows are of a fixed number
-and size, some 200 KB of them, so nothing may grow that is not bounded. What moves is the allocators' own: an arena of
-Python's is 1 MiB, and a message of many rows, a load or an outbox of an outage leaves a few of them with holes. A
-leak of 200 bytes an event, of some 60 a second, would be there within a soak of 12 minutes."""
+"""KiB by which the trend may let a process grow within its samples. The rows are of a fixed number and size, some
+200 KB of them, so nothing may grow that is not bounded; what moves is the allocators' own, of whose arenas one has
+1 MiB. A leak of 200 bytes an event, of some 60 a second, would be there within a soak of 12 minutes."""
+
+PEAK: Final = 32 * 1024
+"""KiB by which a process may exceed its first sample. An outage of the database leaves a step of up to 12 MiB, seen at
+the same moment on all nodes, after which memory is level for minutes: dozens of calls fail at once, and what the
+allocators needed for that they keep. Twice that, and what an outbox may hold."""
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -64,18 +69,22 @@ class Memory:
 
     @property
     def slope(self) -> float | None:
-        """KiB a minute, by least squares; ``None`` for a life that was too short."""
+        """KiB a minute; ``None`` for a life that was too short.
+
+        The median of the slopes between any two samples (Theil 1950, Sen 1968), which a step does not move, as
+        least squares would be moved.
+        """
         if not self._enough:
             return None
-        return statistics.linear_regression(self.ages, self.sizes).slope * 60
+        samples = list(zip(self.ages, self.sizes, strict=True))
+        pairs = itertools.combinations(samples, 2)
+        return statistics.median((b - a) / (later - age) for (age, a), (later, b) in pairs) * 60
 
     @property
     def growth(self) -> float:
-        """KiB from the first third of the samples to the last; 0 for a life that was too short."""
-        if not self._enough:
-            return 0.0
-        third = len(self.sizes) // 3
-        return statistics.median(self.sizes[-third:]) - statistics.median(self.sizes[:third])
+        """KiB within the samples, by that slope; 0 for a life that was too short."""
+        slope = self.slope
+        return 0.0 if slope is None else slope * (self.ages[-1] - self.ages[0]) / 60
 
     @property
     def _enough(self) -> bool:
@@ -83,6 +92,8 @@ class Memory:
 
     def fault(self) -> str | None:
         """What is wrong with it."""
+        if self._enough and self.highest - self.first > PEAK:
+            return f"had {(self.highest - self.first) / 1024:.1f} MiB more than after the warm-up"
         if self.growth <= NOISE:
             return None
         return (
