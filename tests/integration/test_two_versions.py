@@ -312,8 +312,8 @@ async def test_a_rolling_deploy_under_writes(
         history = await school.history()
         for process in everybody:
             assert process.failed == []
-            assert process.records
-            assert history.faults(process.name, process.records) == []
+            assert process.watch.records
+            assert history.faults(process.name, process.watch.records) == []
             assert process.node.stats.crashes == 0
             # A donor that has yet to read a row again does not vouch for its copy, so whoever joins then loads once.
             assert process.rows.stats.full_loads <= 1

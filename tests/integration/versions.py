@@ -32,8 +32,8 @@ from sqlalchemy.pool import NullPool
 from imperfect_dollop import Node, Repository
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 
-from .history import History, Past, Record, Saw, Shown
-from .rows import STATEMENTS
+from .history import History, Past, Saw, Shown
+from .rows import POSTGRESQL
 from .watch import Watch
 from .worker import REFUSED
 
@@ -45,7 +45,7 @@ NOTE: Final = (
     # The columns of `name` are those that the history of the fault tests takes.
     *(
         statement.replace("NEW.mark", "NEW.name").replace("OLD.mark", "OLD.name")
-        for statement in STATEMENTS[1:]
+        for statement in POSTGRESQL[1:]
     ),
     "INSERT INTO {name}_past (id, mark, version, gone) SELECT id, name, version, false FROM {name}",
 )
@@ -179,14 +179,13 @@ class Process:
         )
 
         self.watch = Watch(self.rows, school.rows)
-        self.records: list[Record] = []
         self.written = 0
         self.failed: list[str] = []
         self._numbers = itertools.count()
 
     async def look(self) -> None:
         """Read all the time; never returns."""
-        await self.watch.run(lambda report: self.records.extend(getattr(report, "records", ())))
+        await self.watch.run(lambda: None)
 
     async def write(self, chance: random.Random) -> None:
         """Write a row, whichever; a refusal is no failure where others write too."""
