@@ -286,8 +286,26 @@ FAMILIES: Final = (
     Family(
         "dollop_repairs_total",
         "counter",
-        "Times that everything was compared with the source because something was missing.",
+        "Times that everything was compared, with a sibling or the source, because something was missing.",
         _of_each(lambda each: each.stats.repairs),
+    ),
+    Family(
+        "dollop_events_resent_total",
+        "counter",
+        "Events sent again to siblings that had missed them.",
+        _of_each(lambda each: each.stats.events_resent),
+    ),
+    Family(
+        "dollop_comparisons_total",
+        "counter",
+        "Times that the copy was compared with a sibling's, to the end, bucket by bucket.",
+        _of_each(lambda each: each.stats.comparisons),
+    ),
+    Family(
+        "dollop_rows_mended_total",
+        "counter",
+        "Rows that such a comparison has put right without the source.",
+        _of_each(lambda each: each.stats.mended),
     ),
     Family(
         "dollop_snapshots_total",
