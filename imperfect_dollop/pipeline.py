@@ -30,24 +30,31 @@ class Outgoing(NamedTuple):
 
 
 class Pipeline:
-    """Of one link. A message has `timeout` seconds from when it was given, or the last one before it was taken."""
+    """Of one link. A message has `timeout` seconds from when it was given, or the last one before it was taken.
+
+    The broker may answer out of order. That a later message was taken says nothing for one whose answer never comes.
+    """
 
     def __init__(self, link: Link, timeout: float) -> None:
         self.link = link
         self.timeout = timeout
-        self._waiting: set[anyio.CancelScope] = set()
+        self._waiting: dict[int, anyio.CancelScope] = {}  # by place, in the order in which they were given
+        self._given = 0
 
     async def publish(self, payload: bytes) -> None:
         """Hand one message to the broker. Raises `BrokerUnavailableError`, also when it is not taken in time."""
+        self._given += 1
+        place = self._given
         with anyio.move_on_after(self.timeout) as waiting:
-            self._waiting.add(waiting)
+            self._waiting[place] = waiting
             try:
                 await self.link.publish(payload)
             finally:
-                self._waiting.discard(waiting)
+                del self._waiting[place]
             # Whatever waits behind this one has its time from now on: the way may be slow, and it is not dead.
-            for other in self._waiting:
-                other.deadline = anyio.current_time() + self.timeout
+            for other, scope in self._waiting.items():
+                if other > place:
+                    scope.deadline = anyio.current_time() + self.timeout
             return
         raise BrokerUnavailableError(f"it took no message for {self.timeout:g} s")
 

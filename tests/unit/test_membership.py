@@ -758,6 +758,51 @@ async def test_a_message_that_waits_behind_others_has_its_time_when_they_are_tak
         await until(lambda: len(broker.links) == 2, 2 * patience)
 
 
+class Forgetful(Post):
+    """Never answers to what is `forgotten`, and takes all that comes after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forgotten = ""
+
+    @asynccontextmanager
+    async def connect(
+        self, namespace: str, node: str, *, after: str | None = None
+    ) -> AsyncIterator[Any]:
+        async with super().connect(namespace, node, after=after) as link:
+            publish = link.publish
+
+            async def publishing(payload: bytes) -> None:
+                if self.forgotten and self.forgotten.encode() in payload:
+                    self.forgotten = ""
+                    await asyncio.sleep(1e9)
+                await publish(payload)
+
+            link.publish = publishing
+            yield link
+
+
+@clockwork
+async def test_a_message_that_is_never_answered_is_given_up_though_later_ones_are_taken() -> None:
+    broker, source = Forgetful(), SchoolSource()
+    one = node(broker, source)
+    async with one.node:
+        await heard(one)
+        broker.forgotten = "student 1"
+        await write(one, 1)
+        flushing = asyncio.ensure_future(one.node.flush())
+        for key in range(2, 40):  # one within each timeout, and a heartbeat too
+            await write(one, key)
+            await asyncio.sleep(0.9)
+            if flushing.done():
+                break
+        await asyncio.wait_for(flushing, 5)
+        first, second = broker.connections
+        assert first.left is not None
+        assert first.left - first.opened < 2 * pipeline_of(one).timeout
+        assert second.numbers[0] == 1
+
+
 @clockwork
 async def test_a_node_that_has_much_to_say_to_a_slow_broker_gives_no_snapshot() -> None:
     one = node(Post(), SchoolSource(*students(3)))
