@@ -31,7 +31,8 @@ class Buffer:
 
     def add(self, events: Events) -> None:
         """Keep a batch, if there is room."""
-        self.tail[events.origin] = events.first + len(events.events) - 1
+        last = events.first + len(events.events) - 1
+        self.tail[events.origin] = max(last, self.tail.get(events.origin, 0))  # some come again
         if len(self.tail) > MAX_ORIGINS:
             del self.tail[next(iter(self.tail))]
             self.lost = True

@@ -237,3 +237,19 @@ def test_the_buffer_reaches_a_vector_once_its_events_are_here() -> None:
     replica.receive(batch(create(ONE, 1), first=2), NOW)
     assert replica.reached({"b": 2})
     assert not replica.reached({"b": 2, "c": 1})
+
+
+def test_what_is_sent_again_meanwhile_takes_back_no_number() -> None:
+    """A sibling has asked for old events, which all are sent again."""
+    replica = cold()
+    told = [create(Row(key), 1) for key in range(1, 101)]
+    replica.receive(batch(*told), NOW)
+    replica.receive(batch(*told[4:7], first=5), NOW)
+    assert replica.reached({"b": 100})
+    sibling = make("b")
+    sibling.skip(100)
+    replica.heard("b", state(sibling), ["a", "b"])
+    effects = fill(replica, *(Row(key) for key in range(1, 101)))
+    assert effects == []
+    assert give(replica, create(Row(101), 20)) == []
+    assert replica.progress.complete
