@@ -38,7 +38,9 @@ class Pipeline:
     def __init__(self, link: Link, timeout: float) -> None:
         self.link = link
         self.timeout = timeout
-        self._waiting: dict[int, anyio.CancelScope] = {}  # by place, in the order in which they were given
+        self._waiting: dict[
+            int, anyio.CancelScope
+        ] = {}  # by place, in the order in which they were given
         self._given = 0
 
     async def publish(self, payload: bytes) -> None:

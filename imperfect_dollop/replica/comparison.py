@@ -84,15 +84,14 @@ class Comparison(Generic[K, V]):
         # What was in doubt there may have been sent before it was settled.
         believed = footer.clean and replica.clock.observe(self._latest, now)
         effects: list[Effect] = []
+        if footer.clean:  # or what is missing there would pass for seen here
+            effects += replica.contains(self._load, header.vector)
         for key, entity, stamp, newer in self._other:
             effects += replica.compare(
                 self._load, key, entity, stamp if newer and believed else None
             )
         for key in self._absent:
             effects += replica.compare(self._load, key, None, None)
-        replica.progress.contains(
-            {origin: last for origin, last in header.vector.items() if origin != replica.origin}
-        )
         return effects
 
     def close(self) -> None:
@@ -114,8 +113,9 @@ class Comparison(Generic[K, V]):
         self.opened = True
 
     def _compare(self, chunk: Chunk) -> None:
-        if not chunk.buckets or not self._expected.issuperset(chunk.buckets):
-            raise ProtocolError("buckets that were not announced")
+        asked = set(chunk.buckets)
+        if not asked or len(asked) != len(chunk.buckets) or not asked <= self._expected:
+            raise ProtocolError("buckets that were not announced, or twice")
         table, newer = self._replica.table, self._covers(chunk.vector)
         for bucket, key, entity, stamp in decoded(self._replica, chunk):
             self._here[bucket].discard(key)

@@ -83,11 +83,24 @@ class Progress:
         self.vector[origin] = number
         self.give_up(origin)
 
+    def lacks(self, vector: Mapping[str, int]) -> bool:
+        """Whether anything up to these numbers has not been taken in."""
+        return any(
+            number > self.vector.get(origin, 0)
+            or any(hole.first <= number for hole in self._holes.get(origin, ()))
+            for origin, number in vector.items()
+        )
+
     def contains(self, vector: Mapping[str, int]) -> None:
         """What is held contains everything up to these numbers."""
         for origin, number in vector.items():
             self.saw(origin, number)
             self._fill(origin, 1, number)
+
+    def start(self, vector: Mapping[str, int]) -> None:
+        """What is held contains everything up to these numbers, and nothing else: so nothing is missing of it."""
+        self.clear()
+        self.vector.update(vector)
 
     def clear(self) -> None:
         """Nothing was seen of anybody."""

@@ -337,6 +337,17 @@ class Replica(Generic[K, V]):
         self.counts.mended += 1
         return []
 
+    def contains(self, load: Load, vector: Mapping[str, int]) -> list[Effect]:
+        """What is held was compared, since `load` began, with what contains everything up to these numbers.
+
+        Of what has not arrived here, nobody knows whether it comes before or after what has touched its key meanwhile.
+        """
+        vector = {origin: number for origin, number in vector.items() if origin != self.origin}
+        if not self.progress.lacks(vector):
+            return []
+        self.progress.contains(vector)
+        return [self._doubt(key) for key in self.window.since(load)]
+
     def known_since(self, key: K) -> int:
         """The latest hybrid time at which the source was known to have what is held; 0 for never."""
         return max(self.table.stamp(key).time, self._proven_at(key))

@@ -46,7 +46,7 @@ class Donor(Generic[K, V]):
         self._take = take
         self._clean = clean
         self._number = number
-        self._vouched = True  # all along
+        self._vouched = False  # all along, from the header on
         self._resets = replica.resets
 
     def frames(self) -> Iterator[bytes | None]:
@@ -66,6 +66,9 @@ class Donor(Generic[K, V]):
         if take.digests:
             buckets = replica.table.differing(take.digests)
         vector, fingerprint = self._vector(), replica.rows.fingerprint
+        self._vouched = (
+            self._clean()
+        )  # what is missing now is in no bucket that is the same here and there
         yield encode(Header(take.address, fingerprint, vector, replica.confirmed, buckets))
         # Keys that come after this are events after the vector above, and reach the joiner as such.
         wanted: dict[int, list[K]] = {bucket: [] for bucket in buckets}
@@ -202,15 +205,17 @@ class Joiner(Generic[K, V]):
         if self._confirmed is None:
             self._confirmed = header.confirmed
             self._latest = max(self._latest, header.confirmed)
-            self._replica.progress.vector = dict(header.vector)
+            self._replica.progress.start(header.vector)
             return
         # Buckets of an earlier donor are here: events count from the earlier of both.
         self._confirmed = min(self._confirmed, header.confirmed)
         progress = self._replica.progress
-        progress.vector = {
-            origin: min(number, header.vector.get(origin, 0))
-            for origin, number in progress.vector.items()
-        }
+        progress.start(
+            {
+                origin: min(number, header.vector.get(origin, 0))
+                for origin, number in progress.vector.items()
+            }
+        )
 
     def _rows(self, chunk: Chunk) -> None:
         replica = self._replica

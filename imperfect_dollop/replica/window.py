@@ -86,6 +86,10 @@ class Window:
         """Whether touches since `load` began may have been forgotten."""
         return load.overtaken or load.mark < self._floor
 
+    def since(self, load: Load) -> list[Any]:
+        """The keys that were touched since `load` began, which is not overrun."""
+        return [key for key, count in self._touched.items() if count > load.mark]
+
     def untouched(self, key: Hashable, load: Load) -> bool:
         """Whether the load's word on the key still counts."""
         return self._touched.get(key, 0) <= load.mark and not self.overrun(load)

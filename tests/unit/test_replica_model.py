@@ -126,6 +126,24 @@ class Machine(RuleBasedStateMachine):
         self.world.tick()
         self.world.repair(self.node(at))
 
+    # -- comparisons -------------------------------------------------------------------------------
+
+    @rule(at=PICK)
+    def begin_comparison(self, at: int) -> None:
+        if len(self.names) > 1:
+            node, donor = self.link(at)
+            self.world.begin_comparison(node, self.world.nodes[donor])
+
+    @rule(at=PICK, frames=st.integers(1, 5))
+    def go_on_comparing(self, at: int, frames: int) -> None:
+        self.world.tick()
+        for _ in range(frames):
+            self.world.next_frame(self.node(at))
+
+    @rule(at=PICK)
+    def answer_what_is_missing(self, at: int) -> None:
+        self.world.resend(self.node(at))
+
     # -- network -----------------------------------------------------------------------------------
 
     @rule(over=PICK, how=st.sampled_from(["once", "once", "once", "twice", "never"]))

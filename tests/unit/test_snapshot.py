@@ -640,3 +640,21 @@ def test_a_donor_asked_for_buckets_that_there_are_not_sends_no_rows() -> None:
     for frame in Donor(donor, take, lambda: True).frames():
         decoded = decode_frame(frame) if frame is not None else None
         assert not isinstance(decoded, Chunk) or not (decoded.live or decoded.dead)
+
+
+def test_what_an_attempt_that_failed_has_missed_is_not_waited_for() -> None:
+    pair = Pair(rows=3)
+    frames = list(pair.frames())
+    for frame in frames[:-1]:
+        pair.joiner.take(frame)
+    pair.write(Kind.CREATE, Row(50, 1, "not heard"), heard=False)
+    pair.write(Kind.CREATE, Row(51, 1, "heard"))
+    footer = decode_frame(frames[-1])
+    assert isinstance(footer, Footer)
+    pair.joiner.take(encode(Footer({"donor": 5}, 1, footer.entities, footer.clean)))
+    assert pair.finish() is None
+    pair.joiner = Joiner(pair.replica)
+    pair.transfer()
+    assert pair.finish() == []
+    assert pair.replica.progress.complete
+    assert pair.equal()

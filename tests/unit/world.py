@@ -10,10 +10,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState
-from imperfect_dollop.replica.replica import Effect, Replica, Reread, Resync, Write
+from imperfect_dollop.replica.comparison import Comparison
+from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState, Take
+from imperfect_dollop.replica.replica import (
+    Compare,
+    Effect,
+    Replica,
+    Reread,
+    Resend,
+    Resync,
+    Write,
+)
+from imperfect_dollop.replica.ring import Ring
+from imperfect_dollop.replica.snapshot import Donor
 from imperfect_dollop.replica.stamp import Stamp
 from imperfect_dollop.replica.window import Load
 
@@ -88,6 +100,15 @@ class Reading:
     moment: int = 0  # and when
 
 
+@dataclasses.dataclass
+class Comparing:
+    """A comparison with a sibling under way, whose frames come one by one."""
+
+    comparison: Comparison[int, Row]
+    frames: Iterator[bytes | None]
+    missing: bool  # because something is
+
+
 class Node:
     """One replica and what is under way on its behalf."""
 
@@ -100,6 +121,10 @@ class Node:
         self.inbox: dict[str, deque[Message]] = {}
         self.writings: list[Writing] = []
         self.readings: list[Reading] = []
+        self.comparing: Comparing | None = None
+        self.ring = Ring()
+        self.asks: list[Resend] = []  # that their origins have not heard yet
+        self.differing: list[str] = []
         self.doubts: set[int] = set()
         self.missing = False
         self.shown: dict[int, Life] = {}  # the last row shown of each key
@@ -108,7 +133,9 @@ class Node:
 
     @property
     def clean(self) -> bool:
-        return not self.missing and not self.doubts
+        comparing = self.comparing is not None and self.comparing.missing
+        complete = self.replica.progress.complete
+        return not self.missing and not comparing and not self.doubts and complete
 
     def take(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -116,6 +143,10 @@ class Node:
                 self.doubts.update(key for key in effect.keys if isinstance(key, int))
             elif isinstance(effect, Resync):
                 self.missing = True
+            elif isinstance(effect, Resend):
+                self.asks.append(effect)
+            elif isinstance(effect, Compare):
+                self.differing.append(effect.origin)
 
 
 class World:
@@ -141,9 +172,21 @@ class World:
     def publish(self, node: Node, events: list[Event]) -> None:
         if events:
             message = node.replica.pack("rows", events)
-            for other in self.nodes.values():
-                if other is not node:
-                    other.inbox[node.origin].append(message)
+            node.ring.add(message)
+            self._send(node, message)
+
+    def _send(self, node: Node, message: Events) -> None:
+        for other in self.nodes.values():
+            if other is not node:
+                other.inbox[node.origin].append(message)
+
+    def resend(self, node: Node) -> None:
+        """What the node has asked for is sent again, to all."""
+        asks, node.asks = node.asks, []
+        for ask in asks:
+            origin = self.nodes[ask.origin]
+            for message in origin.ring.between(ask.first, ask.last):
+                self._send(origin, message)
 
     # -- writes ------------------------------------------------------------------------------------
 
@@ -231,6 +274,13 @@ class World:
 
     def repair(self, node: Node) -> None:
         """What `upkeep` does next, at once."""
+        self.finish_comparison(node)
+        donors = [one for one in self.nodes.values() if one is not node and one.clean]
+        if (node.missing and donors) or node.differing:
+            donor = donors[0] if node.missing else self.nodes[node.differing.pop()]
+            self.begin_comparison(node, donor)
+            self.finish_comparison(node)
+            return
         if node.missing:
             keys = None
         elif node.doubts:
@@ -240,6 +290,51 @@ class World:
         reading = self.begin_load(node, keys)
         self.read(reading)
         self.end_load(node, reading)
+
+    # -- comparisons -------------------------------------------------------------------------------
+
+    def begin_comparison(self, node: Node, donor: Node) -> None:
+        """With a copy that is vouched for or not, whatever the reason."""
+        if node.comparing is None and node is not donor:
+            comparison = Comparison(node.replica, "place", self.now(node))
+            take = Take(
+                *(node.origin, donor.origin, "rows", node.replica.rows.fingerprint, "place", []),
+                comparison.digests,
+            )
+            frames = Donor(donor.replica, take, lambda: donor.clean).frames()
+            node.comparing = Comparing(comparison, frames, node.missing)
+            node.missing = False
+
+    def next_frame(self, node: Node) -> bool:
+        """The donor makes its next frame, and it arrives; False if there are no more, and what comes of it."""
+        comparing = node.comparing
+        if comparing is None:
+            return False
+        comparison = comparing.comparison
+        frame = next(comparing.frames, b"")
+        if frame is None:
+            return True
+        if frame:
+            opened = comparison.opened
+            comparison.take(frame)
+            for _ in () if opened else comparison.index():
+                pass
+            return True
+        footer = comparison.footer
+        believed = footer is not None and (footer.clean or not comparing.missing)
+        effects = comparison.finish(self.now(node)) if believed else None
+        comparison.close()
+        node.comparing = None
+        if effects is None:
+            node.missing = node.missing or comparing.missing
+        else:
+            node.take(effects)
+        return False
+
+    def finish_comparison(self, node: Node) -> None:
+        """All the frames that are still to come."""
+        while self.next_frame(node):
+            pass
 
     # -- network -----------------------------------------------------------------------------------
 
@@ -261,7 +356,8 @@ class World:
 
     def beat(self, node: Node) -> None:
         """A heartbeat to everybody."""
-        said = state(node.replica, list(self.nodes), phase=Phase.READY, clean=node.clean)
+        kept = node.ring.kept(node.replica.sequence)
+        said = state(node.replica, list(self.nodes), phase=Phase.READY, clean=node.clean, kept=kept)
         for other in self.nodes.values():
             if other is not node:
                 other.inbox[node.origin].append(said)
@@ -310,7 +406,11 @@ class World:
                 self.read(reading)
                 self.end_load(node, reading)
                 self.check()
-        for _ in range(12):
+            self.finish_comparison(node)
+            self.check()
+        for _ in range(16):
+            for node in nodes:
+                self.resend(node)
             for node, origin in itertools.product(nodes, self.nodes):
                 while origin != node.origin and node.inbox[origin]:
                     self.tick()
@@ -323,6 +423,7 @@ class World:
                 self.end_load(nodes[0], reading, publish=True)
             for node in nodes:
                 self.repair(node)
+                self.check()
                 self.repair(node)
                 self.check()
             for node in nodes:
