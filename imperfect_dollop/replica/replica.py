@@ -191,10 +191,10 @@ class Replica(Generic[K, V]):
         version = base.version if entity is None else self.version_of(entity)
         stamp = Stamp(version, self.clock.tick(now), self.origin)
         event = self._event(kind, key, entity, stamp, base)
-        # Of a key that was not held (on demand) an event leaves no stamp.
-        unseen = held is not ABSENT or self.whole or self.window.untouched(key, write.load)
+        # An event that has come in between need not have left a stamp: its content was held already, or it was in doubt.
+        untouched = self.window.untouched(key, write.load)
         self.window.touch(key)
-        if base == held and unseen:
+        if base == held and untouched:
             self._hold(key, entity, stamp)
             return event, []
         current = self.table.live.get(key)

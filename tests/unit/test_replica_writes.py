@@ -164,6 +164,22 @@ def test_a_rival_of_the_same_content_is_no_doubt() -> None:
     assert holds(replica, TWO)
 
 
+@pytest.mark.parametrize(
+    "rival",
+    [
+        update(ONE, 0.5, stamp(1, 0.2, "c")),  # by a clock that is late: what is held keeps its stamp
+        update(Row(1, 1, "rival"), 60, stamp(1, 0.2, "c")),  # in doubt: so does this
+    ],
+    ids=["what is held", "another row"],
+)
+def test_a_rival_that_leaves_no_trace_is_not_overlooked(rival: Event) -> None:
+    # Whether the source has taken ours first, and then the rival's, is not known.
+    replica = holding()
+    _, effects = written(replica, Kind.UPDATE, TWO, rival)
+    assert replica.table.stamp(1) == S1
+    assert doubts(effects) == {1}
+
+
 def test_a_write_that_a_clear_overtook_is_left_to_the_next_load() -> None:
     replica = holding()
     write = replica.begin_write(1)
