@@ -320,13 +320,17 @@ class Node:
         """Figures of this node that are about no single repository, and what each has to send: a copy."""
         membership, supervisor = self._membership, self._supervisor
         if membership is None or supervisor is None:
-            return NodeStats(unsent={repository.name: 0 for repository in self.repositories})
+            return NodeStats(
+                unsent={repository.name: 0 for repository in self.repositories},
+                agreed={repository.name: None for repository in self.repositories},
+            )
         return NodeStats(
             broker_up=membership.up,
             connections=membership.links,
             members=len(membership.members.alive) + 1,
             inbox=0 if membership.link is None else membership.link.waiting,
             unsent={seat.name: seat.unsent for seat in self._seats},
+            agreed={seat.name: seat.session.agreed for seat in self._seats},
             rejections=dict(membership.rejections),
             crashes=supervisor.crashes,
         )
@@ -351,6 +355,9 @@ class Node:
                 "state": str(repository.state),
                 "digest": f"{seat.replica.table.root:016x}",
                 "clean": seat.session.upkeep.clean,
+                "agreed": seat.session.agreed,
+                "agreed_since": seat.session.agreed_since,
+                "agreed_at": seat.session.agreed_at,
                 "causes": repository.causes,
                 "unsent": seat.unsent,
                 "info": dataclasses.asdict(repository.info()),

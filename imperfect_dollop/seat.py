@@ -234,6 +234,7 @@ class Seat:
             await give(link, donor, take.address, self.session.stats)
         finally:
             self.donating -= 1
+            self.session.scrub.found(donor.altered)
 
     # -- Siblings --------------------------------------------------------------------------------
 
@@ -342,6 +343,12 @@ class Seat:
     def hearing(self) -> bool:
         """Whether own messages come back."""
         return self.membership.listening
+
+    def in_view(self) -> bool:
+        """Whether this node has listened for so long that all must have said what they have, and all have."""
+        membership = self.membership
+        listened = time.monotonic() - membership.listening_since if membership.listening else 0.0
+        return listened >= membership.heartbeat and membership.members.all_heard
 
     def donor(self) -> bool:
         """Whether a sibling has a copy that it vouches for."""

@@ -18,6 +18,7 @@ from .on_demand import Ages
 from .replica.messages import Event, Events, Phase, RepositoryState
 from .replica.replica import Replica
 from .replica.stamp import at, seconds
+from .scrub import Scrub
 from .sourcing import Reader
 from .stats import Info, State, Stats
 from .supervisor import Supervisor
@@ -148,6 +149,8 @@ class Session(Generic[K, V]):
             missing_ttl=options.missing_ttl,
             max_entries=options.max_entries,
         )
+        self.scrub: Scrub[K, V] = Scrub(self.replica, self.upkeep, self.stats, label=self.label)
+        self.upkeep.on_altered = self.scrub.found
         self.upkeep.on_change = self.note_state
         held = _ignore if options.preload else self.ages.held
         self.upkeep.on_reread = held
@@ -183,6 +186,7 @@ class Session(Generic[K, V]):
         self.note_state()
         self._supervisor.keep(self.upkeep.run, name=f"upkeep of {self.label}")
         self._supervisor.keep(self._sweep, name=f"sweeping of {self.label}")
+        self._supervisor.keep(self.scrub.run, name=f"scrubbing of {self.label}")
 
     async def started(self) -> None:
         """Wait until there is data, or the first attempt to get it has failed."""
@@ -214,7 +218,11 @@ class Session(Generic[K, V]):
 
     def heard(self, origin: str, peer: RepositoryState, members: Collection[str]) -> None:
         """What a sibling's heartbeat says of this repository."""
-        self.upkeep.take(self.replica.heard(origin, peer, members, clean=self.upkeep.clean))
+        self.upkeep.take(
+            self.replica.heard(
+                origin, peer, members, clean=self.upkeep.clean, moment=time.monotonic()
+            )
+        )
 
     def gone(self, origin: str, *, vanished: bool) -> None:
         """A member has left, or has `vanished`: what it wrote last may be known to nobody but the source."""
@@ -238,8 +246,9 @@ class Session(Generic[K, V]):
                 self.replica.sweep(now, siblings.horizon(), siblings.members())
 
     def looked_around(self, members: Collection[str]) -> None:
-        """These members are there."""
+        """These members are there. To be called once a heartbeat."""
         self.upkeep.take(self.replica.looked_around(members))
+        self.replica.agreement.look(time.monotonic(), sure=self.upkeep.clean and self._in_view)
 
     def state_for(self, members: Collection[str], kept: int) -> RepositoryState:
         """What this node's heartbeat says of this repository; from event `kept` on it can send its events again."""
@@ -337,6 +346,30 @@ class Session(Generic[K, V]):
             stale_since=None if stale_for is None else time.time() - stale_for,
         )
 
+    @property
+    def agreed(self) -> bool | None:
+        """Whether all replicas agree: False when one, perhaps this one, is wrong or may be; ``None``: not known."""
+        if not self._in_view:
+            return None
+        return self.replica.agreement.agreed if self.upkeep.clean else False
+
+    @property
+    def agreed_since(self) -> float | None:
+        """Since when they agree, in seconds since the epoch; ``None`` if they do not, or that is not known."""
+        return _epoch(self.replica.agreement.since) if self.agreed else None
+
+    @property
+    def agreed_at(self) -> float | None:
+        """When that was last proven of each, in seconds since the epoch."""
+        return _epoch(self.replica.agreement.proven)
+
+    @property
+    def _in_view(self) -> bool:
+        """Whether there is a whole copy here, and all that there are elsewhere have been heard of."""
+        replica, siblings = self.replica, self._siblings
+        here = replica.whole and not replica.cold and not self.closed
+        return here and (siblings is None or siblings.in_view())
+
     def counted(self, hits: int) -> Stats:
         """The counters as of now, those of the replica and `hits` that nobody else has counted included."""
         counts = self.replica.counts
@@ -358,6 +391,11 @@ class Session(Generic[K, V]):
         """Seconds by which the whole set is older than `ttl`; ``None`` if it is not."""
         age, ttl = self.upkeep.age.seconds, self.options.ttl
         return age - ttl if age is not None and ttl is not None and age > ttl else None
+
+
+def _epoch(moment: float | None) -> float | None:
+    """A monotonic time in seconds since the epoch, to the millisecond: however the clock was set, that long ago."""
+    return None if moment is None else round(time.time() - (time.monotonic() - moment), 3)
 
 
 def _ignore(key: Any) -> None:

@@ -84,6 +84,8 @@ class Stats:
     """Times that the copy was compared with a sibling's, to the end, bucket by bucket."""
     mended: int = 0
     """Rows that such a comparison has put right without the source."""
+    mutated: int = 0
+    """Rows that were found changed in place by somebody."""
     repairs: int = 0
     """Times that the whole set was compared, with a sibling or the source, because something was missing."""
     rejected: int = 0
@@ -113,6 +115,9 @@ class NodeStats:
     """Messages that have arrived and are still to be taken in."""
     unsent: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
     """Events that wait for the broker, by repository."""
+    agreed: dict[str, bool | None] = dataclasses.field(default_factory=dict[str, bool | None])
+    """Whether all replicas agree, as far as is seen from here, by repository: False when one is known to differ, or
+    may; ``None`` where it is not known."""
     rejections: dict[str, int] = dataclasses.field(
         default_factory=lambda: dict.fromkeys(MESSAGE_REASONS, 0)
     )

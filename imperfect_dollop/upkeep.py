@@ -84,6 +84,10 @@ class Siblings(Protocol):
         """Whether what siblings say arrives here, and what is said here there."""
         ...
 
+    def in_view(self) -> bool:
+        """Whether all siblings have been heard of that there are, as far as that can be known."""
+        ...
+
     def donor(self) -> bool:
         """Whether a sibling that can be heard has a copy that it vouches for."""
         ...
@@ -159,6 +163,9 @@ class Upkeep(Generic[K, V]):
         self.on_doubt_of_all: Callable[[], None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None  # in what the state depends on
         self.on_stale: Callable[[], None] = lambda: None
+        self.on_altered: Callable[[Iterable[Any]], None] = lambda keys: (
+            None
+        )  # a load put them right
         self.health: Health = Health(retry_after, self._source_changed)
         self.age: Age = Age(ttl, jitter, self._grown_stale)
 
@@ -511,6 +518,7 @@ class Upkeep(Generic[K, V]):
                         siblings.publish(event)
                 await anyio.lowlevel.checkpoint()
             self.doubt(load.doubtful)
+            self.on_altered(load.altered)
             overrun = replica.window.overrun(load)
             if overrun:
                 self._asked.give_back(asked)

@@ -121,6 +121,11 @@ def _unsent(figures: Figures) -> Iterator[tuple[Labels, Value]]:
         yield {"repository": name}, count
 
 
+def _agreed(figures: Figures) -> Iterator[tuple[Labels, Value]]:
+    for name, agreed in figures.stats.agreed.items():
+        yield {"repository": name}, math.nan if agreed is None else float(agreed)
+
+
 def _node_info(figures: Figures) -> Iterator[tuple[Labels, Value]]:
     yield {"node": figures.node, "version": __version__}, 1.0
 
@@ -160,6 +165,12 @@ FAMILIES: Final = (
         "gauge",
         "1 for the state that the repository is in, 0 for the others.",
         _repository_states,
+    ),
+    Family(
+        "dollop_agreed",
+        "gauge",
+        "1 while all replicas agree, 0 while one is known to be wrong or may be. NaN while it is not known.",
+        _agreed,
     ),
     # -- reads
     Family(
@@ -282,6 +293,12 @@ FAMILIES: Final = (
         "counter",
         "Times that something was noticed to be missing.",
         _of_each(lambda each: each.stats.gaps),
+    ),
+    Family(
+        "dollop_mutated_total",
+        "counter",
+        "Rows that were found changed in place by somebody.",
+        _of_each(lambda each: each.stats.mutated),
     ),
     Family(
         "dollop_repairs_total",

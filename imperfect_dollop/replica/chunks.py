@@ -29,20 +29,22 @@ class ChunkMaker(Generic[K, V]):
         self._live: list[LiveRow] = []
         self._dead: list[DeadRow] = []
 
-    def add(self, key: K) -> None:
-        """Put in what is held for the key now."""
+    def add(self, key: K) -> bool:
+        """Put in what is held for the key now. False if that is not known: the object was changed in place."""
         table = self._replica.table
-        entity = table.live.get(key)
         stamp = table.stamp(key)
         origin = self._origins.setdefault(stamp.origin, len(self._origins))
-        if entity is not None:
-            content = self._replica.rows.encode(entity)
+        if key in table.live:
+            content = table.content(key)
+            if content is None:
+                return False
             self._live.append(LiveRow(content, stamp.time, origin))
             self.size += len(content) + 16
         elif key in table.dead:
             key_bytes = self._replica.keys.encode(key)
             self._dead.append(DeadRow(key_bytes, stamp.version, stamp.time, origin))
             self.size += len(key_bytes) + 24
+        return True
 
     def made(self, vector: dict[str, int], *, more: bool) -> Chunk:
         """The chunk; `more` if the last bucket goes on in the next one."""

@@ -119,7 +119,7 @@ class Comparison(Generic[K, V]):
         table, newer = self._replica.table, self._covers(chunk.vector)
         for bucket, key, entity, stamp in decoded(self._replica, chunk):
             self._here[bucket].discard(key)
-            if not table.same(table.live.get(key), entity):
+            if not table.same(key, entity):
                 self._other.append((key, entity, stamp, newer))
                 self._latest = max(self._latest, stamp.time)
         for bucket in chunk.buckets[:-1] if chunk.more else chunk.buckets:

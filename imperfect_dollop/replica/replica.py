@@ -197,8 +197,7 @@ class Replica(Generic[K, V]):
         if base == held and untouched:
             self._hold(key, entity, stamp)
             return event, []
-        current = self.table.live.get(key)
-        if self.table.same(current, entity):
+        if self.table.same(key, entity):
             if entity is None:  # nor is it known which of the two deletes came last
                 self._bury(key, version, self.clock.tick(now))
             else:
@@ -255,8 +254,10 @@ class Replica(Generic[K, V]):
             return False, None
         self.window.touch(key)
         held = self.table.stamp(key)
-        if self.table.same(self.table.live.get(key), entity):
-            if entity is None and (held is not ABSENT or not self.whole):
+        if self.table.same(key, entity):
+            if entity is not None:
+                self._renew(key, entity)
+            elif held is not ABSENT or not self.whole:
                 self._bury(key, held.version, load.began)
                 return True, None
             self._proven[key] = load.began
@@ -277,7 +278,8 @@ class Replica(Generic[K, V]):
     ) -> Iterator[list[Event]]:
         """Take over a complete load, a slice at a time; yields the differences of each slice to `tell`.
 
-        Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards.
+        Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards. Rows that
+        are the same, and were changed in place, are put right (`load.altered`), of which siblings need not be told.
         """
         version_of, table, untouched = self.version_of, self.table, self.window.untouched
         found: list[Event] = []
@@ -285,12 +287,15 @@ class Replica(Generic[K, V]):
         for count, (key, entity) in enumerate(rows.items(), 1):
             if untouched(key, load):
                 held = table.stamps.get(key)
-                if held is None or not table.same(table.live.get(key), entity):
+                if held is not None and table.same(key, entity):
+                    if self._renew(key, entity):
+                        load.altered.append(key)
+                else:
                     stamp = Stamp(version_of(entity), load.began, self.origin)
                     if tell:
                         found.append(self._event(Kind.FOUND, key, entity, stamp, table.stamp(key)))
                     table.put(key, entity, stamp)
-            elif not table.same(table.live.get(key), entity):
+            elif not table.same(key, entity):
                 load.doubtful.append(key)
                 if self.cold and table.stamp(key) is ABSENT and not self.window.overrun(load):
                     # Perhaps not the latest, but better than to answer "absent" until that is known.
@@ -327,7 +332,7 @@ class Replica(Generic[K, V]):
         than what is held is known to be true, the row is taken over. Otherwise nobody knows which is the newer one.
         """
         current = self.table.live.get(key)
-        if not self.window.untouched(key, load) or self.table.same(current, entity):
+        if not self.window.untouched(key, load) or self.table.same(key, entity):
             return []  # news came meanwhile, or no difference is left
         newer = stamp is not None and stamp.time > self.known_since(key)
         if stamp is None or not newer or _backwards(current, entity, self.table.stamp(key), stamp):
@@ -470,11 +475,22 @@ class Replica(Generic[K, V]):
         members: Collection[str],
         *,
         clean: bool = True,
+        moment: float = 0.0,
     ) -> list[Effect]:
         """A sibling's heartbeat. It comes after the sibling's events, so a number beyond ours is a loss.
 
-        `clean`: whether nothing is known to be wrong with this copy either.
+        `clean`: whether nothing is known to be wrong with this copy either. `moment`: now, in monotonic seconds.
         """
+        holds = (
+            self.whole
+            and origin in members  # else nobody would say that it has left
+            and peer.whole
+            and peer.phase in (Phase.READY, Phase.REFRESHING)
+        )
+        if holds:
+            self.agreement.holds(origin, clean=peer.clean)
+        else:
+            self.agreement.left(origin)
         progress, last = self.progress, self.progress.last(origin)
         if self._buffer is not None:
             if origin not in progress.vector:
@@ -496,10 +512,9 @@ class Replica(Generic[K, V]):
             return [self.gap(f"{origin} cannot send again what did not arrive of it")]
         effects += [Resend(origin, first, last) for first, last in again]
         comparable = (
-            clean
+            holds
+            and clean
             and progress.complete
-            and self.whole
-            and peer.whole
             and peer.clean
             and peer.phase is Phase.READY
             and peer.fingerprint == self.rows.fingerprint
@@ -508,7 +523,7 @@ class Replica(Generic[K, V]):
         if not comparable:
             self.agreement.unknown(origin)
         elif peer.digest == self.table.root:
-            self.agreement.same(origin)
+            self.agreement.same(origin, moment)
         elif self.agreement.differs(origin):
             effects.append(Compare(origin, f"digest differs from {origin}'s"))
         return effects
@@ -606,7 +621,7 @@ class Replica(Generic[K, V]):
             if event.kind in WRITTEN:  # the clocks of two hosts may differ by more than it took
                 self.counts.propagation.observe(max(0.0, now - seconds(event.stamp.time)))
             return
-        if self.table.same(current, entity):
+        if self.table.same(key, entity):
             if entity is None:
                 # What is absent here and there may be so for another reason, so the stamp is not taken over: what
                 # was built on either would look clean.
@@ -651,6 +666,13 @@ class Replica(Generic[K, V]):
         else:
             self.table.put(key, entity, stamp)
         self._proven.pop(key, None)
+
+    def _renew(self, key: K, entity: V) -> bool:
+        """Hold an object of the same content, should the one held have been changed in place; whether it was."""
+        if self.table.intact(key):
+            return False
+        self.table.put(key, entity, self.table.stamp(key))
+        return True
 
     def _event(self, kind: Kind, key: K, entity: V | None, stamp: Stamp, base: Stamp) -> Event:
         content = None if entity is None else self.rows.encode(entity)

@@ -47,12 +47,14 @@ class Donor(Generic[K, V]):
         self._clean = clean
         self._number = number
         self._vouched = False  # all along, from the header on
+        self.altered: list[K] = []  # found to have been changed in place
         self._resets = replica.resets
 
     def frames(self) -> Iterator[bytes | None]:
         """The frames in order; ``None`` only gives the event loop its turn.
 
-        They end without a footer when the donor drops what it holds, from when it has agreed to give.
+        They end without a footer when the donor drops what it holds, from when it has agreed to give; and at a row
+        that somebody has changed in place, for what the source had is not known then.
         """
         for frame in self._frames():
             if self._replica.resets != self._resets:
@@ -86,7 +88,9 @@ class Donor(Generic[K, V]):
                     yield self._closed(chunk, more=True)
                     chunk = ChunkMaker(replica)
                     chunk.buckets.append(bucket)
-                chunk.add(key)
+                if not chunk.add(key):
+                    self.altered.append(key)
+                    return
             if chunk.size >= CHUNK_BYTES:
                 yield self._closed(chunk, more=False)
                 chunk = ChunkMaker(replica)

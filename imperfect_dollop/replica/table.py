@@ -114,16 +114,37 @@ class Table(Generic[K, V]):
             if mine != other
         ]
 
-    def same(self, one: V | None, other: V | None) -> bool:
-        """Whether two states of a row have the same content (``None``: absent)."""
-        if one is None or other is None:
-            return one is other
-        if one is other:
-            return True
+    def same(self, key: K, entity: V | None) -> bool:
+        """Whether this is the content that is held for the key (``None``: absent).
+
+        What counts is the content that was put in, whatever somebody has made of the object since.
+        """
+        hashed = self._hashes.get(key)
+        if entity is None or hashed is None:
+            return entity is None and hashed is None
         try:
-            return self._rows.encode(one) == self._rows.encode(other)
-        except InvalidEntityError:  # mutated in place into what has no bytes
+            content = self._rows.encode(entity)
+        except InvalidEntityError:  # which whoever puts it in is told
             return False
+        return content_hash(self._keys.encode(key), content) == hashed
+
+    def content(self, key: K) -> bytes | None:
+        """The bytes of the row as it was put in; ``None`` if somebody has changed the object in place since.
+
+        Raises `KeyError` where no row is held for the key.
+        """
+        entity = self.live[key]
+        try:
+            content = self._rows.encode(entity)
+        except Exception:
+            # What was made of it has no bytes, or upsets a serializer of the application.
+            return None
+        hashed = content_hash(self._keys.encode(key), content)
+        return content if hashed == self._hashes[key] else None
+
+    def intact(self, key: K) -> bool:
+        """Whether there is a row for the key, as it was put in: nobody has changed the object in place."""
+        return key in self.live and self.content(key) is not None
 
     def known(self) -> Iterator[K]:
         """Every key with a row or a tombstone, as of now."""

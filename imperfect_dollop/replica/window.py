@@ -22,12 +22,15 @@ MAX_TOUCHED: Final = 100_000
 class Load:
     """One read of the source that has begun. `began` is its hybrid time."""
 
-    __slots__ = ("began", "doubtful", "mark", "overtaken")
+    __slots__ = ("altered", "began", "doubtful", "mark", "overtaken")
 
     def __init__(self, mark: int, began: int) -> None:
         self.doubtful: list[
             Any
         ] = []  # keys on which it is not believed, and differs from what is held
+        self.altered: list[
+            Any
+        ] = []  # keys whose objects had been changed in place, and were put right
         self.overtaken: bool = False  # by a complete load
         self.mark: int = mark
         self.began: int = began

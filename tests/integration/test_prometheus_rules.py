@@ -36,7 +36,7 @@ def written(path: Path, content: Any) -> Path:
 def test_prometheus_takes_its_files() -> None:
     said = promtool("check", "config", DOCKER / "prometheus/prometheus.yml")
     assert "1 rule files found" in said
-    assert "7 rules found" in said
+    assert "9 rules found" in said
 
 
 def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> None:
@@ -125,6 +125,23 @@ CASES: Final[dict[str, tuple[list[dict[str, str]], str, str]]] = {
     "DollopCopiesApart, but for a moment": (
         [series("dollop_entities", "8 7 8x9"), series("dollop_entities", "8x9", 2)],
         "30s",
+        "0",
+    ),
+    "DollopCopiesDiffer": (
+        [series("dollop_agreed", "1 0x19"), series("dollop_agreed", "1x19", 2)],
+        "6m",
+        "1",
+    ),
+    "DollopCopiesDiffer, but for a moment": ([series("dollop_agreed", "1 0 1x19")], "6m", "0"),
+    "DollopCopiesDiffer, but that is not known": (
+        [series("dollop_agreed", "NaN NaN NaN NaN NaN NaN NaN NaN NaN NaN NaN NaN NaN")],
+        "6m",
+        "0",
+    ),
+    "DollopMutatedInPlace": ([series("dollop_mutated_total", "0 0 1x9")], "3m", "1"),
+    "DollopMutatedInPlace, but long ago": (
+        [series("dollop_mutated_total", "0 0 1x99")],
+        "45m",
         "0",
     ),
     "DollopStrangers": (

@@ -153,9 +153,12 @@ def test_restamping_keeps_content_and_digest() -> None:
 
 
 def test_sameness_is_of_content_and_absence() -> None:
-    table = table_of()
-    assert table.same(None, None)
-    assert not table.same(Row(1), None)
-    assert not table.same(None, Row(1))
-    assert table.same(Row(1), Row(1))
-    assert not table.same(Row(1), Row(1, 2))
+    table = table_of(Row(1))
+    table.bury(2, stamp(1, 1))
+    for absent in (2, 3):
+        assert table.same(absent, None)
+        assert not table.same(absent, Row(absent))
+    assert not table.same(1, None)
+    assert table.same(1, Row(1))
+    assert not table.same(1, Row(1, 2))
+    assert not table.same(1, Row(1, 2**70))  # has no bytes
