@@ -46,6 +46,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     entities: int = 0
     digest: str = ""
     """Of all that it holds, as the node reports it; empty while it is not open."""
+    agreed: bool = False
+    """Whether the node has seen that all replicas agree."""
     members: int = 0
     """Live nodes that it knows of, itself included."""
     failure: str | None = None
@@ -247,6 +249,7 @@ class LocalMember:
             state=str(self._students.state),
             entities=info.entities,
             digest=str(repositories["students"]["digest"]) if repositories else "",
+            agreed=bool(repositories) and repositories["students"]["agreed"] is True,
             members=len(self._node.members),
             failure=status.get("broker", {}).get("failure"),
             last_source_read=info.last_source_read or 0.0,

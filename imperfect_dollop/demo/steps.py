@@ -186,6 +186,15 @@ async def compare(stage: Stage, step: Step) -> None:
         f"{len(members)} nodes, different digests: {len(digests())} ({', '.join(digests())})",
         len(digests()) == 1,
     )
+
+    def agreed() -> int:
+        return sum(member.figures.agreed for member in members)
+
+    await stage.until(lambda: agreed() == len(members))
+    step.check(
+        f"nodes that have seen for themselves that all agree: {agreed()} of {len(members)}",
+        agreed() == len(members),
+    )
     table = await stage.database.rows()
     differing = await stage.cluster.differing(table)
     equal = len(members) - len(differing)
