@@ -25,7 +25,7 @@ class ChunkMaker(Generic[K, V]):
         self._replica = replica
         self._origins: dict[str, int] = {}
         self.buckets: list[int] = []
-        self.size = 0
+        self.size: int = 0
         self._live: list[LiveRow] = []
         self._dead: list[DeadRow] = []
 
