@@ -191,7 +191,7 @@ class Replica(Generic[K, V]):
         version = base.version if entity is None else self.version_of(entity)
         stamp = Stamp(version, self.clock.tick(now), self.origin)
         event = self._event(kind, key, entity, stamp, base)
-        # An event that has come in between need not have left a stamp: its content was held already, or it was in doubt.
+        # An event that came in between need not have left a stamp: its content was held, or it was in doubt itself.
         untouched = self.window.untouched(key, write.load)
         self.window.touch(key)
         if base == held and untouched:

@@ -516,16 +516,16 @@ def test_with_what_is_read_again_the_copies_are_equal(
     assert not resyncs(effects)
     again = doubts(effects)
     for key, (row, own, since) in before.items():
-        now, taken = pair.here.table.live.get(key), pair.here.table.stamp(key)
-        if now == row:
+        shown, taken = pair.here.table.live.get(key), pair.here.table.stamp(key)
+        if shown == row:
             assert taken == own
             assert key in again or row == pair.there.table.live.get(key)
             continue
         assert clean
         assert key not in again
-        assert now == pair.there.table.live.get(key)
+        assert shown == pair.there.table.live.get(key)
         assert taken.time > since
-        if row is not None and now is not None:
+        if row is not None and shown is not None:
             assert taken.version >= own.version
     for key in again:
         assert isinstance(key, int)

@@ -167,7 +167,9 @@ def test_a_rival_of_the_same_content_is_no_doubt() -> None:
 @pytest.mark.parametrize(
     "rival",
     [
-        update(ONE, 0.5, stamp(1, 0.2, "c")),  # by a clock that is late: what is held keeps its stamp
+        update(
+            ONE, 0.5, stamp(1, 0.2, "c")
+        ),  # by a clock that is late: what is held keeps its stamp
         update(Row(1, 1, "rival"), 60, stamp(1, 0.2, "c")),  # in doubt: so does this
     ],
     ids=["what is held", "another row"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
@@ -561,9 +562,9 @@ async def test_a_clock_that_is_set_does_not_change_for_how_long_they_have_agreed
     node = node_of(MemoryBroker(), source.repository(), "a")
     async with node:
         await eventually(lambda: node.stats.agreed == {"Pupil": True})
-        wall = scrub_module.time.time
+        wall = time.time
         before = node.status()["repositories"]["Pupil"]["agreed_since"]
-        monkeypatch.setattr(scrub_module.time, "time", lambda: wall() + 3_600)
+        monkeypatch.setattr(time, "time", lambda: wall() + 3_600)
         after = node.status()["repositories"]["Pupil"]["agreed_since"]
         assert after - before == pytest.approx(3_600, abs=0.5)
         monkeypatch.undo()
