@@ -527,7 +527,7 @@ def test_with_what_is_read_again_the_copies_are_equal(
         assert taken.time > since
         if row is not None and shown is not None:
             assert taken.version >= own.version
-    for key in again:
-        assert isinstance(key, int)
-        reread(pair.here, key, pair.there.table.live.get(key), 300)
+    for doubtful in again:
+        assert isinstance(doubtful, int)
+        reread(pair.here, doubtful, pair.there.table.live.get(doubtful), 300)
     assert pair.equal

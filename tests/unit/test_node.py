@@ -595,18 +595,18 @@ async def test_nodes_with_one_ttl_do_not_all_refresh() -> None:
     broker = MemoryBroker()
     async with cluster(
         member(broker, source, ttl=0.2, jitter=0.0),
-        *(member(broker, source, ttl=0.4, jitter=0.0) for _ in range(3)),
+        *(member(broker, source, ttl=1.2, jitter=0.0) for _ in range(3)),
     ) as members:
         start = source.calls["load_all"]
         gate = source.hold("load_all")
         await eventually(lambda: gate.entered == 1)
         await eventually(
-            lambda: all((one.repository.info().data_age or 0) > 0.45 for one in members)
+            lambda: all((one.repository.info().data_age or 0) > 1.3 for one in members)
         )
         source.gates.clear()
         gate.open()
         await eventually(
-            lambda: all((one.repository.info().data_age or 9) < 0.4 for one in members[1:])
+            lambda: all((one.repository.info().data_age or 9) < 1.2 for one in members[1:])
         )
         assert loads(members[1:]) == [0, 0, 0] or source.calls["load_all"] <= start + 4
         assert gate.entered == 1
