@@ -420,7 +420,7 @@ class Repository(Generic[K, V]):
             await session.upkeep.warm()
             for key in keys:
                 self._keys.encode(key)
-            await session.upkeep.reread(keys)
+            await session.upkeep.invalidate(keys)
             return
         for key in keys:
             session.replica.forget(key)

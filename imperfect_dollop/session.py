@@ -382,6 +382,7 @@ class Session(Generic[K, V]):
             doubts=counts.doubts,
             gaps=counts.gaps,
             mended=counts.mended,
+            shared=counts.shared,
             rejected=counts.rejections.total(),
             rejections=dict(counts.rejections),
             propagation=counts.propagation.copy(),

@@ -76,6 +76,8 @@ class Stats:
     """Events that had been taken in before."""
     doubts: int = 0
     """Keys that had to be read again: the order of events was in doubt, or a write had failed."""
+    shared: int = 0
+    """Those of them that a sibling's read has settled."""
     gaps: int = 0
     """Times that something was noticed to be missing."""
     events_resent: int = 0

@@ -8,7 +8,7 @@ failure, is decided here. There is one loop, so a repository never does two of t
 3. something is missing: compare with a clean sibling; if there is none, load everything when it is this node's turn;
 4. a sibling's copy differs: compare with it;
 5. `ttl` is over, or a sibling has vanished, and it is this node's turn: load everything and publish the differences;
-6. some keys are in doubt: read those again;
+6. some keys are in doubt: read those again, those that a sibling may settle a moment later;
 7. otherwise wait.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import logging
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Sequence
@@ -27,10 +26,11 @@ import anyio
 import anyio.lowlevel
 
 from .age import Age
+from .doubts import Doubts
 from .errors import ClosedError, DollopError, InvalidEntityError, NotReadyError
 from .health import Health
 from .replica.messages import Event, Kind, Phase
-from .replica.replica import Cleared, Compare, Effect, Replica, Reread, Resend, Resync
+from .replica.replica import Cleared, Compare, Effect, Replica, Reread, Resend, Resync, Settled
 from .sourcing import Reader, source_read
 from .stats import Stats
 from .waiters import Waiters
@@ -46,9 +46,6 @@ Place: TypeAlias = "Literal['sibling', 'source'] | Callable[..., AsyncIterable[A
 
 MAX_DOUBTS: Final = 10_000
 """Keys waiting to be read again. More, and everything is loaded instead."""
-
-REREAD_BATCH: Final = 200
-"""Keys read again in one call of the source."""
 
 MAX_DETOURS: Final = 3
 """Siblings' copies that may turn out useless before the source is asked out of turn."""
@@ -141,7 +138,7 @@ class Upkeep(Generic[K, V]):
         self._owner = owner
         self._can_reread = can_reread
         self._wake = asyncio.Event()
-        self._doubts: dict[K, None] = {}
+        self._doubts: Doubts[K] = Doubts()
         self._asked = Waiters()  # for a load of everything
         self._waiting = Waiters()  # for the end of an attempt to fill
         self._attempted = asyncio.Event()
@@ -210,6 +207,9 @@ class Upkeep(Generic[K, V]):
         for effect in effects:
             if isinstance(effect, Reread):
                 self.doubt(effect.keys)
+            elif isinstance(effect, Settled):
+                for key in effect.keys:
+                    self._doubts.discard(key)  # type: ignore[arg-type]
             elif isinstance(effect, Resend):
                 if self._siblings is not None:
                     self._siblings.ask(effect)
@@ -227,7 +227,7 @@ class Upkeep(Generic[K, V]):
         return key in self._doubts
 
     def doubt(self, keys: Iterable[Any]) -> None:
-        """Read these keys again."""
+        """Read these keys again, those that events have put in doubt unless a sibling does so first."""
         if self.replica.cold:
             return
         if not self.replica.whole:
@@ -236,7 +236,9 @@ class Upkeep(Generic[K, V]):
                 if key not in self.replica.table.live:  # that it is absent is not certain any more
                     self.replica.forget(key)
             keys = [key for key in keys if key in self.replica.table.live]
-        self._doubts.update(dict.fromkeys(keys))
+        siblings = self._siblings is not None and self._siblings.hearing()
+        for key in keys:
+            self._doubts.add(key, wait=siblings and self.replica.disputes.shared(key))
         if len(self._doubts) > MAX_DOUBTS or (self._doubts and not self._can_reread):
             self._doubts.clear()
             self.resync("keys are in doubt that cannot be read one by one", siblings=False)
@@ -320,14 +322,15 @@ class Upkeep(Generic[K, V]):
             elif pause <= 0 and due == 0:
                 await self._reload()
                 continue
-            elif self._doubts and pause <= 0:
+            elif pause <= 0 and self._doubts.due == 0:
                 with contextlib.suppress(DollopError):  # noted, and tried again after a pause
-                    await self.reread(list(itertools.islice(self._doubts, REREAD_BATCH)))
+                    await self.reread(self._doubts.batch())
                 continue
             elif self.health.failure is not None and pause <= 0 and self._can_try_source:
                 await self._try_source()
                 continue
-            timeout = pause if pause > 0 else due
+            moments = [one for one in (due, self._doubts.due) if one is not None]
+            timeout = pause if pause > 0 else min(moments, default=None)
             with anyio.move_on_after(timeout):
                 await self._wake.wait()
 
@@ -568,27 +571,34 @@ class Upkeep(Generic[K, V]):
     async def _reread_together(self, keys: Sequence[K]) -> None:
         replica = self.replica
         load = replica.begin_load(time.time())
+        doubtful = [key for key in keys if key in self._doubts]
         try:
-            with source_read(self._stats):
+            with source_read(self._stats), self._doubts.reading(keys):
                 found = await self._reader.load_many(keys)
+            settled = {key for key in doubtful if key not in self._doubts}
             for key in keys:
                 counts, event = replica.loaded(load, key, found.get(key))
                 if counts:
-                    self._doubts.pop(key, None)
+                    self._doubts.discard(key)
                     self.on_reread(key)
-                else:  # an event has overtaken the load: once more
+                elif key not in settled:  # an event has overtaken the load: once more
                     self.doubt([key])
                 if event is not None and self._siblings is not None:
                     self._siblings.publish(event)
         except DollopError as error:
-            for key in keys:  # after those that may do better
-                if key in self._doubts:
-                    self._doubts[key] = self._doubts.pop(key)
+            self._doubts.postpone(keys)
             self.health.failed(error)
             raise
         finally:
             replica.end_load(load)
+            self._wake.set()  # for what has come into doubt while it was being read
         self.health.answered()
+
+    async def invalidate(self, keys: Sequence[K]) -> None:
+        """Read keys again that may have been changed in a way that nobody has told of; raises as `reread`."""
+        for key in keys:
+            self.replica.unsettled(key)
+        await self.reread(keys)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 

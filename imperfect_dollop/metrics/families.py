@@ -289,6 +289,12 @@ FAMILIES: Final = (
         _of_each(lambda each: each.stats.doubts),
     ),
     Family(
+        "dollop_doubts_shared_total",
+        "counter",
+        "Keys in doubt that a sibling's read of the source has settled.",
+        _of_each(lambda each: each.stats.shared),
+    ),
+    Family(
         "dollop_gaps_total",
         "counter",
         "Times that something was noticed to be missing.",

@@ -62,6 +62,7 @@ class Counts:
         "mended",
         "propagation",
         "rejections",
+        "shared",
     )
 
     def __init__(self) -> None:
@@ -71,5 +72,6 @@ class Counts:
         self.doubts: int = 0
         self.gaps: int = 0
         self.mended: int = 0
+        self.shared: int = 0
         self.rejections: Counter[str] = Counter(dict.fromkeys(EVENT_REASONS, 0))
         self.propagation: Histogram = Histogram(PROPAGATION_BOUNDS)

@@ -17,6 +17,7 @@ from .stamp import MAX_NAME, Int63, Name, Stamp
 
 __all__ = [
     "FOR_ALL",
+    "MAX_ANSWERS",
     "MAX_BATCH",
     "MAX_ENTITY",
     "MAX_MESSAGE",
@@ -65,6 +66,9 @@ MAX_ORIGINS: Final = 10_000
 
 MAX_ROWS: Final = 1 << 16
 """Rows of one chunk, and origins of them: many times what we send."""
+
+MAX_ANSWERS: Final = 16
+"""Stamps that one re-read answers: more than there are writers who race for one row, each some 50 bytes."""
 
 MAX_BUCKETS: Final = 1 << 16
 """Buckets that a message can name."""
@@ -119,7 +123,8 @@ class Phase(IntEnum):
 class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One change of one key. `content` is the entity's bytes; ``None`` where the row is absent.
 
-    `base` is the stamp that the writer's replica held for the key when the write began.
+    `base` is the stamp that the writer's replica held for the key when the write began. `answers`: of what a re-read
+    found, the stamps that it is later than, see `disputes`.
     """
 
     kind: Kind
@@ -127,6 +132,7 @@ class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
     content: bytes | None
     stamp: Stamp
     base: Stamp
+    answers: Annotated[tuple[Stamp, ...], msgspec.Meta(max_length=MAX_ANSWERS)] = ()
 
 
 class Events(msgspec.Struct, array_like=True, frozen=True, tag="e"):

@@ -15,12 +15,16 @@ base is what is held, but it was written before that    as if the base differed
 was last read again, or updates to an older version
 time beyond the drift bound, or content unreadable      ignored, doubt
 the content is not in the event (REREAD)                doubt
+in doubt, and a sibling's re-read answers all of it     what it found is held, and the doubt is over
+written before a re-read whose answer is held           ignored
+answer of a re-read, of another shape                   ignored: what it answers was heard here too
 key unreadable, or a number skipped                     the whole copy is in doubt: resync
 the key is not held, in a replica that is not whole     ignored; a remembered miss is forgotten
 FORGET, CLEAR, CONFIRM                                  drop the key; everything; take note of a load
 ======================================================  ==========================================
 
-*Doubt* is the effect `Reread`; doubt of the whole is `Resync`. No guess is made from versions or times in between:
+*Doubt* is the effect `Reread`, or `Settled` when it is over (see `disputes` for whose answer counts); doubt of the
+whole is `Resync`. No guess is made from versions or times in between:
 clocks differ, and a row that is created again begins with its first version. What is held was true
 once, so it stands until the source has been asked.
 
@@ -41,6 +45,7 @@ from ..errors import ProtocolError
 from .agreement import Agreement
 from .buffer import Buffer, split
 from .counts import Counts
+from .disputes import Disputes
 from .messages import (
     FOR_ALL,
     MAX_ENTITY,
@@ -57,7 +62,17 @@ from .stamp import ABSENT, HybridClock, Stamp, at, seconds
 from .table import Table
 from .window import Load, Window
 
-__all__ = ["Cleared", "Compare", "Effect", "Replica", "Reread", "Resend", "Resync", "Write"]
+__all__ = [
+    "Cleared",
+    "Compare",
+    "Effect",
+    "Replica",
+    "Reread",
+    "Resend",
+    "Resync",
+    "Settled",
+    "Write",
+]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,6 +91,12 @@ LAST_NUMBER: Final = 2**63 - 1
 
 class Reread(msgspec.Struct, frozen=True):
     """These keys are in doubt: read them again from the source."""
+
+    keys: tuple[object, ...]
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """These keys are no longer in doubt: a sibling has read them again."""
 
     keys: tuple[object, ...]
 
@@ -105,7 +126,7 @@ class Cleared(msgspec.Struct, frozen=True):
     """A node has told all to drop what they hold; the replica is empty and cold now."""
 
 
-Effect: TypeAlias = Reread | Resend | Compare | Resync | Cleared
+Effect: TypeAlias = Reread | Settled | Resend | Compare | Resync | Cleared
 
 
 class Write:
@@ -157,6 +178,7 @@ class Replica(Generic[K, V]):
         self.counts: Counts = Counts()
         self.progress: Progress = Progress()
         self.agreement: Agreement = Agreement()
+        self.disputes: Disputes[K] = Disputes()
         self.sequence: int = 0  # the last event of our own that was given a number
         self.confirmed: int = 0  # when the last complete load began
         self._proven: OrderedDict[K, int] = (
@@ -198,6 +220,7 @@ class Replica(Generic[K, V]):
             self._hold(key, entity, stamp)
             return event, []
         if self.table.same(key, entity):
+            self.disputes.heard(key, held, stamp)
             if entity is None:  # nor is it known which of the two deletes came last
                 self._bury(key, version, self.clock.tick(now))
             else:
@@ -206,12 +229,17 @@ class Replica(Generic[K, V]):
         # A rival's event came in between, and whose write the source took first is not known: versions do not tell,
         # since those of a row that is created again start over. What is shown stays until the source was asked,
         # which the writer waits for.
-        return event, [self._doubt(key)]
+        self.disputes.wrote(key, stamp, self.clock.time)
+        return event, [self._in_doubt(key)]
 
     def unsure(self, key: K) -> list[Effect]:
         """A write has failed, and whether the source has it is not known: loads begun before do not tell."""
         self.window.touch(key)
         return [self._doubt(key)]
+
+    def unsettled(self, key: K) -> None:
+        """What the source has is not known, whatever siblings say that they have found."""
+        self.disputes.other(key, self.clock.time)
 
     def announce(self, kind: Kind, key: K | None, now: float, time: int | None = None) -> Event:
         """An event without content, of now or of a hybrid `time`.
@@ -249,14 +277,25 @@ class Replica(Generic[K, V]):
         its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
         remembered: an older event built on that stamp is no clean successor of it any more. That a row is
         absent gets a new stamp, since a row can come and go without a trace in between.
+
+        So does whatever events have contradicted: siblings are in the same doubt, so they are told in any case, and
+        all have the same stamp afterwards. What this read answers was known when it began, or it would not count.
         """
         if not self.window.untouched(key, load):
             return False, None
         self.window.touch(key)
         held = self.table.stamp(key)
-        if self.table.same(key, entity):
+        answers = self.disputes.answers(key, held)
+        self.disputes.settle(key)
+        same = self.table.same(key, entity)
+        if same and answers:
+            event = self._found(load, key, entity, held, answers)
+            if event.kind is Kind.FOUND:  # else all would read it, and tell that they have
+                self._renew(key, entity, event.stamp)
+                return True, event
+        if same:
             if entity is not None:
-                self._renew(key, entity)
+                self._restore(key, entity)
             elif held is not ABSENT or not self.whole:
                 self._bury(key, held.version, load.began)
                 return True, None
@@ -267,10 +306,8 @@ class Replica(Generic[K, V]):
                 _, time = self._proven.popitem(last=False)
                 self._proven_before = max(self._proven_before, time)
             return True, None
-        version = held.version if entity is None else self.version_of(entity)
-        stamp = Stamp(version, load.began, self.origin)
-        event = self._event(Kind.FOUND, key, entity, stamp, held)
-        self._hold(key, entity, stamp)
+        event = self._found(load, key, entity, held, answers)
+        self._hold(key, entity, event.stamp)
         return True, event
 
     def replace(
@@ -278,17 +315,25 @@ class Replica(Generic[K, V]):
     ) -> Iterator[list[Event]]:
         """Take over a complete load, a slice at a time; yields the differences of each slice to `tell`.
 
-        Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards. Rows that
-        are the same, and were changed in place, are put right (`load.altered`), of which siblings need not be told.
+        Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards. Of those
+        that were in doubt before, it is told what was found in any case, as by `loaded`. Rows that are the same, and
+        were changed in place, are put right (`load.altered`), of which siblings need not be told.
         """
         version_of, table, untouched = self.version_of, self.table, self.window.untouched
         found: list[Event] = []
         self.window.overtake(load)
+        for count, key in enumerate(self.disputes.keys(), 1):
+            _, event = self.loaded(load, key, rows.get(key))
+            if event is not None and tell:
+                found.append(event)
+            if count % SLICE == 0:
+                yield found
+                found = []
         for count, (key, entity) in enumerate(rows.items(), 1):
             if untouched(key, load):
                 held = table.stamps.get(key)
                 if held is not None and table.same(key, entity):
-                    if self._renew(key, entity):
+                    if self._restore(key, entity):
                         load.altered.append(key)
                 else:
                     stamp = Stamp(version_of(entity), load.began, self.origin)
@@ -296,7 +341,7 @@ class Replica(Generic[K, V]):
                         found.append(self._event(Kind.FOUND, key, entity, stamp, table.stamp(key)))
                     table.put(key, entity, stamp)
             elif not table.same(key, entity):
-                load.doubtful.append(key)
+                self._doubtful(load, key)
                 if self.cold and table.stamp(key) is ABSENT and not self.window.overrun(load):
                     # Perhaps not the latest, but better than to answer "absent" until that is known.
                     table.put(key, entity, Stamp(version_of(entity), load.began, self.origin))
@@ -305,7 +350,7 @@ class Replica(Generic[K, V]):
                 found = []
         for count, key in enumerate([key for key in table.live if key not in rows], 1):
             if key in table.live and not untouched(key, load):
-                load.doubtful.append(key)
+                self._doubtful(load, key)
             elif key in table.live:
                 held = table.stamp(key)
                 stamp = Stamp(held.version, load.began, self.origin)
@@ -323,6 +368,7 @@ class Replica(Generic[K, V]):
             if count % SLICE == 0:
                 yield found
         if not self.window.overrun(load):
+            self.disputes.loaded(load.began)
             self.confirmed = max(self.confirmed, load.began)
 
     def compare(self, load: Load, key: K, entity: V | None, stamp: Stamp | None) -> list[Effect]:
@@ -364,12 +410,13 @@ class Replica(Generic[K, V]):
         else:
             self.window.touch_all()
             self.table.clear()
+            self.disputes.clear()
         return [Cleared()]
 
     def forget(self, key: K) -> None:
         """Drop a key from memory (on demand). Loads of it that are open no longer count."""
         self.window.touch(key)
-        self.table.forget(key)
+        self._forget(key)
         self._proven.pop(key, None)
 
     # -- cold and warm ---------------------------------------------------------------------------
@@ -387,6 +434,7 @@ class Replica(Generic[K, V]):
         self._proven.clear()
         self._proven_before = 0
         self.agreement.clear()
+        self.disputes.clear()
         self.progress.clear()
         self.confirmed = 0
         self._buffer = Buffer()
@@ -396,10 +444,12 @@ class Replica(Generic[K, V]):
         for origin, number in self._buffer.tail.items() if self._buffer is not None else ():
             self._saw(origin, number)
         self._buffer = Buffer()
+        self.disputes.clear()  # of an attempt that came to nothing
         return self.begin_load(now)
 
     def begin_snapshot(self) -> None:
         """Before a donor is asked. Should events have been dropped, the donor has got them."""
+        self.disputes.clear()
         if self._buffer is not None and self._buffer.lost:
             self._buffer = Buffer()
 
@@ -587,19 +637,27 @@ class Replica(Generic[K, V]):
             return
         self.window.touch(key)
         if event.kind is Kind.FORGET and not self.whole:
-            self.table.forget(key)
+            self._forget(key)
             return
         if not self.whole and key not in self.table.live:
             # Nobody here asked for the row, or it was known to be absent, which may be over now.
-            self.table.forget(key)
+            self._forget(key)
             self.counts.ignored += 1
             return
         held = self.table.stamp(key)
         if event.stamp == held:
             self.counts.duplicates += 1
             return
+        if self.disputes.outdated(key, held, event.stamp):
+            self.counts.ignored += 1
+            return
         if event.kind in WITHOUT_CONTENT:
             effects.append(self._doubt(key))
+            return
+        answers = event.answers if event.kind is Kind.FOUND else ()
+        if answers and fingerprint != self.rows.fingerprint:
+            # What it answers is events, which have come here too; to read the row for it would be an echo without end.
+            self.counts.ignored += 1
             return
         try:
             if fingerprint != self.rows.fingerprint:
@@ -609,29 +667,45 @@ class Replica(Generic[K, V]):
                 raise ProtocolError("written too far in the future", reason="clock")
         except ProtocolError as error:
             self.counts.rejections[error.reason] += 1
-            effects.append(self._doubt(key))
+            if error.reason == "schema" and self.clock.observe(event.stamp.time, now):
+                effects.append(self._contradicted(key, event.stamp))
+            else:
+                effects.append(self._doubt(key))
             return
         current = self.table.live.get(key)
-        successor = event.base == held and event.stamp.time >= self._proven_at(key)
+        since_proven = event.stamp.time >= self._proven_at(key)
+        if since_proven and self.disputes.settles(key, held, answers):
+            self.disputes.settle(key)
+            self.disputes.answered(key, event.stamp, answers)
+            self._hold(key, entity, event.stamp)
+            self.counts.shared += 1
+            effects.append(Settled((key,)))
+            return
+        successor = event.base == held and since_proven
         if event.kind is Kind.UPDATE and _backwards(current, entity, held, event.stamp):
             successor = False
         if successor:
             self._hold(key, entity, event.stamp)
+            if answers:
+                self.disputes.answered(key, event.stamp, answers)
             self.counts.applied += 1
             if event.kind in WRITTEN:  # the clocks of two hosts may differ by more than it took
                 self.counts.propagation.observe(max(0.0, now - seconds(event.stamp.time)))
             return
         if self.table.same(key, entity):
+            self.disputes.heard(key, held, event.stamp)
             if entity is None:
                 # What is absent here and there may be so for another reason, so the stamp is not taken over: what
                 # was built on either would look clean.
                 version = max(held.version, event.stamp.version)
                 self._bury(key, version, self.clock.tick(now))
-            elif event.stamp.time > held.time:
+            elif (event.stamp.time, event.stamp.origin) > (held.time, held.origin):
                 self.table.restamp(key, event.stamp)
+                if answers:
+                    self.disputes.answered(key, event.stamp, answers)
             self.counts.ignored += 1
             return
-        effects.append(self._doubt(key))
+        effects.append(self._contradicted(key, event.stamp))
         self.counts.ignored += 1
 
     def _content(self, event: Event, key: K) -> V | None:
@@ -667,20 +741,64 @@ class Replica(Generic[K, V]):
             self.table.put(key, entity, stamp)
         self._proven.pop(key, None)
 
-    def _renew(self, key: K, entity: V) -> bool:
+    def _restore(self, key: K, entity: V) -> bool:
         """Hold an object of the same content, should the one held have been changed in place; whether it was."""
         if self.table.intact(key):
             return False
         self.table.put(key, entity, self.table.stamp(key))
         return True
 
-    def _event(self, kind: Kind, key: K, entity: V | None, stamp: Stamp, base: Stamp) -> Event:
+    def _renew(self, key: K, entity: V | None, stamp: Stamp) -> None:
+        """The same content, read again."""
+        if entity is None:
+            self.table.bury(key, stamp)
+        elif self.table.intact(key):
+            self.table.restamp(key, stamp)
+        else:
+            self.table.put(key, entity, stamp)
+        self._proven.pop(key, None)
+
+    def _forget(self, key: K) -> None:
+        self.table.forget(key)
+        self.disputes.settle(key)
+
+    def _event(
+        self,
+        kind: Kind,
+        key: K,
+        entity: V | None,
+        stamp: Stamp,
+        base: Stamp,
+        answers: tuple[Stamp, ...] = (),
+    ) -> Event:
         content = None if entity is None else self.rows.encode(entity)
         if content is not None and len(content) > MAX_ENTITY:
             return Event(Kind.REREAD, self.keys.encode(key), None, stamp, base)
-        return Event(kind, self.keys.encode(key), content, stamp, base)
+        return Event(kind, self.keys.encode(key), content, stamp, base, answers)
+
+    def _found(
+        self, load: Load, key: K, entity: V | None, held: Stamp, answers: tuple[Stamp, ...]
+    ) -> Event:
+        """What a re-read found."""
+        version = held.version if entity is None else self.version_of(entity)
+        stamp = Stamp(version, load.began, self.origin)
+        return self._event(Kind.FOUND, key, entity, stamp, held, answers)
+
+    def _contradicted(self, key: K, stamp: Stamp) -> Reread:
+        """Doubt that everybody is in who hears the same events."""
+        self.disputes.add(key, stamp, self.clock.time)
+        return self._in_doubt(key)
 
     def _doubt(self, key: K) -> Reread:
+        """Doubt of this node."""
+        self.disputes.other(key, self.clock.time)
+        return self._in_doubt(key)
+
+    def _doubtful(self, load: Load, key: K) -> None:
+        self.disputes.other(key, self.clock.time)
+        load.doubtful.append(key)
+
+    def _in_doubt(self, key: K) -> Reread:
         self.counts.doubts += 1
         return Reread((key,))
 

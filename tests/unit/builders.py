@@ -6,9 +6,19 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState
-from imperfect_dollop.replica.replica import Compare, Effect, Replica, Reread, Resend, Resync
+from imperfect_dollop.replica.replica import (
+    Compare,
+    Effect,
+    Replica,
+    Reread,
+    Resend,
+    Resync,
+    Settled,
+)
 from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
 from imperfect_dollop.replica.table import BUCKETS
 
@@ -62,8 +72,11 @@ def delete(key: int, version: int, second: float, base: Stamp, origin: str = "b"
     return event(Kind.DELETE, key, None, stamp(version, second, origin), base)
 
 
-def found(key: int, row: Row | None, own: Stamp, base: Stamp) -> Event:
-    return event(Kind.FOUND, key, row, own, base)
+def found(
+    key: int, row: Row | None, own: Stamp, base: Stamp, answers: Iterable[Stamp] = ()
+) -> Event:
+    one = event(Kind.FOUND, key, row, own, base)
+    return msgspec.structs.replace(one, answers=tuple(answers))
 
 
 def batch(
@@ -117,6 +130,10 @@ def holds(replica: Replica[int, Row], *rows: Row) -> bool:
 
 def doubts(effects: Iterable[Effect]) -> set[object]:
     return {key for effect in effects if isinstance(effect, Reread) for key in effect.keys}
+
+
+def settled(effects: Iterable[Effect]) -> set[object]:
+    return {key for effect in effects if isinstance(effect, Settled) for key in effect.keys}
 
 
 def resends(effects: Iterable[Effect]) -> list[tuple[str, int, int]]:

@@ -36,6 +36,7 @@ class Machine(RuleBasedStateMachine):
     """What can happen to some nodes; `teardown` heals and demands that all is well."""
 
     nodes = 1
+    unique = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +46,8 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def start(self, data: st.DataObject) -> None:
-        self.world = World([data.draw(SKEW) for _ in range(self.nodes)])
+        skews = [data.draw(SKEW) for _ in range(self.nodes)]
+        self.world = World(skews, unique=self.unique)
         self.names = list(self.world.nodes)
 
     def node(self, number: int) -> Node:
@@ -193,6 +195,12 @@ class Fleet(Machine):
     nodes = 3
 
 
+class Swaying(Fleet):
+    """Rows that become again what they were."""
+
+    unique = False
+
+
 def _case(machine: type[Machine]) -> Any:
     case = machine.TestCase
     case.settings = MODEL
@@ -202,3 +210,4 @@ def _case(machine: type[Machine]) -> Any:
 TestAlone = _case(Machine)
 TestPair = _case(Pair)
 TestFleet = _case(Fleet)
+TestSwaying = _case(Swaying)

@@ -2,7 +2,8 @@
 
 Each node does what `upkeep` and `writing` do, only that every step is a call of its own: a write *begins*, the
 source *commits* it, the answer *arrives*. After every step `World.check` compares what the nodes show with what the
-source has ever held. Rows are unique: the text of each names its commit.
+source has ever held. Rows are unique, the text of each names its commit; or there are only two that a key can be, and
+it comes and goes which of them it is: then nothing but the end can be checked.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from imperfect_dollop.replica.replica import (
     Reread,
     Resend,
     Resync,
+    Settled,
     Write,
 )
 from imperfect_dollop.replica.ring import Ring
@@ -49,7 +51,8 @@ class Life:
 class Source:
     """The truth: rows, and every row that there ever was."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, unique: bool = True) -> None:
+        self.unique = unique
         self.rows: dict[int, Row] = {}
         self.lives: dict[Row, Life] = {}
         self.incarnations: dict[int, int] = {}
@@ -59,6 +62,11 @@ class Source:
     def put(self, key: int, *, same_version: bool = False) -> Row:
         """Create or update, with the version that follows; a row created again starts over."""
         held = self.rows.get(key)
+        if not self.unique:
+            self.commits += 1
+            self.rows[key] = row = Row(key, 0, "AB"[(self.commits // 2 + same_version) % 2])
+            self.lives[row] = Life(row, 0)
+            return row
         version = 1 if held is None else held.version + (not same_version)
         if held is None:
             self.incarnations[key] = self.incarnations.get(key, 0) + 1
@@ -98,6 +106,7 @@ class Reading:
     keys: list[int] | None
     rows: dict[int, Row] | None = None  # what the source has answered
     moment: int = 0  # and when
+    doubtful: frozenset[int] = frozenset()  # the keys that were in doubt when it began
 
 
 @dataclasses.dataclass
@@ -115,9 +124,7 @@ class Node:
     def __init__(self, origin: str, skew: float) -> None:
         self.origin = origin
         self.skew = skew
-        self.replica: Replica[int, Row] = make(
-            origin,
-        )
+        self.replica: Replica[int, Row] = make(origin)
         self.inbox: dict[str, deque[Message]] = {}
         self.writings: list[Writing] = []
         self.readings: list[Reading] = []
@@ -141,6 +148,8 @@ class Node:
         for effect in effects:
             if isinstance(effect, Reread):
                 self.doubts.update(key for key in effect.keys if isinstance(key, int))
+            elif isinstance(effect, Settled):
+                self.doubts.difference_update(key for key in effect.keys if isinstance(key, int))
             elif isinstance(effect, Resync):
                 self.missing = True
             elif isinstance(effect, Resend):
@@ -152,8 +161,8 @@ class Node:
 class World:
     """All of it. `versioned`: writes check the version they replace, as far as they can."""
 
-    def __init__(self, skews: list[float]) -> None:
-        self.source = Source()
+    def __init__(self, skews: list[float], *, unique: bool = True) -> None:
+        self.source = Source(unique=unique)
         self.seconds = 0.0
         self.deaths: dict[Stamp, int] = {}  # when the source did the delete of this stamp
         self.reads: dict[tuple[str, int], int] = {}  # when it answered a load, by origin and time
@@ -239,7 +248,8 @@ class World:
     def begin_load(self, node: Node, keys: list[int] | None) -> Reading:
         if keys is None:
             node.missing = False  # what is noticed from here on has to wait for the next
-        reading = Reading(node.replica.begin_load(self.now(node)), keys)
+        load = node.replica.begin_load(self.now(node))
+        reading = Reading(load, keys, doubtful=frozenset(node.doubts))
         node.readings.append(reading)
         return reading
 
@@ -266,7 +276,9 @@ class World:
                 counts, event = replica.loaded(reading.load, key, reading.rows.get(key))
                 if counts:
                     node.doubts.discard(key)
-                else:
+                elif key in node.doubts or key not in reading.doubtful:
+                    if key not in replica.disputes:
+                        replica.unsettled(key)
                     node.doubts.add(key)
                 self.publish(node, [] if event is None else [event])
         replica.end_load(reading.load)
@@ -289,7 +301,7 @@ class World:
             return
         reading = self.begin_load(node, keys)
         self.read(reading)
-        self.end_load(node, reading)
+        self.end_load(node, reading, publish=True)
 
     # -- comparisons -------------------------------------------------------------------------------
 
@@ -367,7 +379,8 @@ class World:
     def check(self) -> None:
         """S1, S2 and S3, and digests that are those of the content."""
         for node in self.nodes.values():
-            self._check_shown(node)
+            if self.source.unique:
+                self._check_shown(node)
             table = node.replica.table
             assert (table.root, table.buckets) == recomputed(node.replica)
 
@@ -404,7 +417,7 @@ class World:
                 self.lose_answer(node, writing)
             for reading in list(node.readings):
                 self.read(reading)
-                self.end_load(node, reading)
+                self.end_load(node, reading, publish=True)
                 self.check()
             self.finish_comparison(node)
             self.check()
