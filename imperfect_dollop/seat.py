@@ -344,6 +344,10 @@ class Seat:
         """Whether own messages come back."""
         return self.membership.listening
 
+    def audience(self) -> bool:
+        """Whether a member has a repository of this name and shape."""
+        return self.membership.members.any_of(self.name, self.replica.rows.fingerprint)
+
     def in_view(self) -> bool:
         """Whether this node has listened for so long that all must have said what they have, and all have."""
         membership = self.membership

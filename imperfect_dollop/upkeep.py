@@ -81,6 +81,10 @@ class Siblings(Protocol):
         """Whether what siblings say arrives here, and what is said here there."""
         ...
 
+    def audience(self) -> bool:
+        """Whether there is a sibling that can read rows of this shape."""
+        ...
+
     def in_view(self) -> bool:
         """Whether all siblings have been heard of that there are, as far as that can be known."""
         ...
@@ -504,8 +508,12 @@ class Upkeep(Generic[K, V]):
         """Load everything; what was held stays whatever the load says until it is complete."""
         replica, siblings = self.replica, self._siblings
         asked = self._asked.take()
-        if self.missing is not None and not asked and siblings and not siblings.hearing():
-            siblings = None  # cut off, and trying again and again: no news to anybody else
+        if siblings is not None and (
+            not siblings.audience()
+            # Cut off, and trying again and again: that is no news to anybody else.
+            or (self.missing is not None and not asked and not siblings.hearing())
+        ):
+            siblings = None
         missing, self.missing = self.missing, None
         source_only, self._source_only = self._source_only, False
         self._comparing = missing

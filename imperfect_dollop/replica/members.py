@@ -142,6 +142,11 @@ class Members:
         """The hybrid time up to which every live node has been heard."""
         return min((member.beat.time for member in self.alive.values()), default=own)
 
+    def any_of(self, repository: str, fingerprint: str) -> bool:
+        """Whether somebody has a repository of this name and shape, whole or not."""
+        states = (member.state(repository) for member in self.alive.values())
+        return any(state is not None and state.fingerprint == fingerprint for state in states)
+
     def copies(self, repository: str, fingerprint: str) -> Iterator[tuple[str, RepositoryState]]:
         """What the others say of a repository, where they mean the same by it and hold it whole."""
         for origin, member in self.alive.items():
