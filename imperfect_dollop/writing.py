@@ -195,8 +195,12 @@ class Writer(Generic[K, V]):
         try:
             about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
             result = await self._reader.write(about, call, lambda: self._unknown(key, what))
-        except (ConflictError, EntityExistsError, EntityNotFoundError, InvalidEntityError) as error:
+        except (ConflictError, EntityExistsError, EntityNotFoundError) as error:
             self._stats.conflicts += isinstance(error, ConflictError)
+            if key is not None:
+                self._upkeep.take(self._replica.refused(key))
+            raise
+        except InvalidEntityError:
             self._doubt(key)
             raise
         except DollopError as error:

@@ -39,15 +39,16 @@ doubt, as it always was."""
 class _Dispute:
     """`stamps` of events that contradict what is held, or were heard since. `shared`: they are all that is known.
 
-    `told`: everybody hears of all the causes, for they are events.
+    `told`: everybody hears of all the causes, for they are events. `unsure`: one may be a commit of which nobody does.
     """
 
-    __slots__ = ("shared", "stamps", "told")
+    __slots__ = ("shared", "stamps", "told", "unsure")
 
     def __init__(self) -> None:
         self.stamps: set[Stamp] = set()
         self.shared: bool = True
         self.told: bool = True
+        self.unsure: bool = False
 
 
 class Disputes(Generic[K]):
@@ -88,11 +89,12 @@ class Disputes(Generic[K]):
             self._put(dispute, stamp)
             dispute.shared = False
 
-    def other(self, key: K, time: int) -> None:
-        """The cause is none that everybody hears of: a write that failed, say."""
+    def other(self, key: K, time: int, *, unsure: bool = False) -> None:
+        """The cause is none that everybody hears of; `unsure`: a write of this node that may have been done."""
         dispute = self._of(key, time)
         if dispute is not None:
             dispute.shared = dispute.told = False
+            dispute.unsure = dispute.unsure or unsure
 
     def _of(self, key: K, time: int) -> _Dispute | None:
         dispute = self._disputes.get(key)
@@ -128,6 +130,11 @@ class Disputes(Generic[K]):
         if dispute is None or not dispute.told or not dispute.stamps:
             return ()
         return tuple(sorted({held, *dispute.stamps}, key=_order))
+
+    def unsure(self, key: K) -> bool:
+        """Whether what a read finds is to be told in any case: it is all that others hear of a write."""
+        dispute = self._disputes.get(key)
+        return dispute is not None and dispute.unsure
 
     def settle(self, key: K) -> None:
         """The source was asked since, or nothing is held that could be wrong."""

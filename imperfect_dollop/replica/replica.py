@@ -235,6 +235,12 @@ class Replica(Generic[K, V]):
     def unsure(self, key: K) -> list[Effect]:
         """A write has failed, and whether the source has it is not known: loads begun before do not tell."""
         self.window.touch(key)
+        self.disputes.other(key, self.clock.time, unsure=True)
+        return [self._in_doubt(key)]
+
+    def refused(self, key: K) -> list[Effect]:
+        """The source has not done a write, since the row is not what it was taken for."""
+        self.window.touch(key)
         return [self._doubt(key)]
 
     def unsettled(self, key: K) -> None:
@@ -279,18 +285,21 @@ class Replica(Generic[K, V]):
         absent gets a new stamp, since a row can come and go without a trace in between.
 
         So does whatever events have contradicted: siblings are in the same doubt, so they are told in any case, and
-        all have the same stamp afterwards. What this read answers was known when it began, or it would not count.
+        all have the same stamp afterwards. What this read answers was known when it began, or it would not count. And
+        so does what a write of this node has made of the row that may have been done: nothing else tells of it.
         """
         if not self.window.untouched(key, load):
             return False, None
         self.window.touch(key)
         held = self.table.stamp(key)
-        answers = self.disputes.answers(key, held)
+        answers, unsure = self.disputes.answers(key, held), self.disputes.unsure(key)
         self.disputes.settle(key)
         same = self.table.same(key, entity)
-        if same and answers:
+        if same and (answers or unsure):
             event = self._found(load, key, entity, held, answers)
-            if event.kind is Kind.FOUND:  # else all would read it, and tell that they have
+            if (
+                unsure or event.kind is Kind.FOUND
+            ):  # else all would read it, and tell that they have
                 self._renew(key, entity, event.stamp)
                 return True, event
         if same:

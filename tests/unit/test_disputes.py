@@ -120,6 +120,34 @@ def test_a_node_that_has_a_cause_of_its_own_answers_for_nobody() -> None:
     assert event.answers == ()
 
 
+@pytest.mark.parametrize("row", [OLD, None])
+def test_what_became_of_a_write_that_may_have_been_done_is_told_though_it_looks_the_same(
+    row: Row | None,
+) -> None:
+    # b has written the row, and has not got its answer yet. a then deletes it, or makes it again what it was, and gets
+    # no answer: what it finds is what it has held all along.
+    if row is None:
+        ours, theirs, made = make("a"), make("b"), Kind.CREATE
+    else:
+        ours, theirs, made = holding("a"), holding("b"), Kind.UPDATE
+    write = theirs.begin_write(1)
+    ours.unsure(1)
+    _, told = reread(ours, 1, row, 50)
+    assert told is not None
+    give(theirs, told, origin="a")
+    event, effects = theirs.wrote(write, made, 1, ONE, NOW + 60)
+    theirs.end_write(write)
+    assert doubts(effects) == {1}
+    assert doubts(give(ours, event)) == {1}
+    assert reread(ours, 1, row, 70)[1] is not None
+
+
+def test_a_write_that_was_refused_is_told_only_if_there_is_news() -> None:
+    replica = holding()
+    assert doubts(replica.refused(1)) == {1}
+    assert reread(replica, 1, OLD, 50) == (True, None)
+
+
 # -- who has the same doubt takes it over ----------------------------------------------------------
 
 
