@@ -297,10 +297,9 @@ class Replica(Generic[K, V]):
         same = self.table.same(key, entity)
         if same and (answers or unsure):
             event = self._found(load, key, entity, held, answers)
-            if (
-                unsure or event.kind is Kind.FOUND
-            ):  # else all would read it, and tell that they have
-                self._renew(key, entity, event.stamp)
+            # Of what is too large to send all would read it, and tell that they have.
+            if unsure or event.kind is Kind.FOUND:
+                self._confirm(key, entity, event.stamp)
                 return True, event
         if same:
             if entity is not None:
@@ -757,7 +756,7 @@ class Replica(Generic[K, V]):
         self.table.put(key, entity, self.table.stamp(key))
         return True
 
-    def _renew(self, key: K, entity: V | None, stamp: Stamp) -> None:
+    def _confirm(self, key: K, entity: V | None, stamp: Stamp) -> None:
         """The same content, read again."""
         if entity is None:
             self.table.bury(key, stamp)
