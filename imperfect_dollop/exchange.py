@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -36,7 +36,7 @@ BUSY: Final = "busy"
 
 
 async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -> None:
-    """Send a snapshot; raises `BrokerUnavailableError` when the joiner has gone."""
+    """Send a copy, or what differs in it; raises `BrokerUnavailableError` when the joiner has gone."""
     began = time.monotonic()
     try:
         async with link.send_transfer(address, timeout=TRANSFER_TIMEOUT) as transfer:
@@ -45,7 +45,7 @@ async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -
                     await transfer.send(frame)
                     stats.snapshot_bytes_given += len(frame)
                 await anyio.lowlevel.checkpoint()
-        stats.snapshots_given += 1
+        stats.snapshots_given += donor.whole
     finally:
         stats.snapshot_seconds_given += time.monotonic() - began
 
@@ -161,9 +161,24 @@ class Joining(Inquiry):
 
 
 class Comparing(Inquiry):
-    """One replica that compares itself with a sibling's copy; with one that is vouched for, if `clean`."""
+    """One replica that compares itself with a sibling's copy; with one that is vouched for, if `clean`.
 
-    clean = False
+    `caught_up` waits until everything has been taken in that was published before it was called.
+    """
+
+    def __init__(
+        self,
+        replica: Replica[Any, Any],
+        repository: str,
+        *,
+        label: str,
+        stats: Stats,
+        clean: bool,
+        caught_up: Callable[[], Awaitable[object]],
+    ) -> None:
+        super().__init__(replica, repository, label=label, stats=stats)
+        self._clean = clean
+        self._caught_up = caught_up
 
     async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         """Compare with `donor`; ``None`` if nothing came of it."""
@@ -178,9 +193,11 @@ class Comparing(Inquiry):
         try:
             if not await self._ask(link, take, digests=comparison.digests):
                 return None
-            if self.clean and not (comparison.footer is not None and comparison.footer.clean):
+            if self._clean and not (comparison.footer is not None and comparison.footer.clean):
                 self._came_to_nothing("it is not vouched for")
                 return None
+            # Or what is only late would count as missed, and old heartbeats as going back behind what was compared.
+            await self._caught_up()
             effects = comparison.finish(time.time())
             if effects is None:
                 self._came_to_nothing("it ended early, or too much has happened since")

@@ -374,6 +374,8 @@ class Membership:
         for own in self._seats.values():
             own.replica.clock.observe(beat.time, time.time())
         members = [*self.members.alive, self.origin]
+        member = self.members.alive.get(beat.origin)
+        timely = member is None or member.timely
         new_copies = {name for name, _ in _copies(beat) - copies_before}
         for state in beat.repositories:
             seat = self._seats.get(state.repository)
@@ -386,7 +388,7 @@ class Membership:
                         beat.name,
                         state.repository,
                     )
-                seat.session.heard(beat.origin, state, members)
+                seat.session.heard(beat.origin, state, members, timely=timely)
                 if state.repository in new_copies:
                     seat.session.upkeep.donor_appeared()
         self._pulse()

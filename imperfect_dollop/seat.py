@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import secrets
@@ -69,8 +70,9 @@ class Seat:
         self.ring: Ring = Ring()
         self.donating: int = 0
         self._answering = 0
-        self._resent_at = 0.0  # monotonic, when missed events were last sent again
-        self._resent = 0  # and up to which number
+        self._resent: list[
+            tuple[float, int, int]
+        ] = []  # sent again lately: when (monotonic), from which to which number
         self._supervisor = supervisor
         self._offer_wait = offer_wait
         # Numbered, and not known to have been taken; each with how many events were queued before it.
@@ -166,11 +168,13 @@ class Seat:
     def missed(self, ask: Ask) -> None:
         """A sibling has not got some of this node's events. They are sent to all: others may have missed them too."""
         now = time.monotonic()
-        if now < self._resent_at + self.membership.heartbeat / 2 and ask.last <= self._resent:
+        recently = now - self.membership.heartbeat / 2
+        self._resent = [each for each in self._resent if each[0] > recently]
+        if any(first <= ask.first and ask.last <= last for _, first, last in self._resent):
             return  # several ask at once, and the answer is on its way
         batches = self.ring.between(ask.first, ask.last)
-        if batches and self._answering < MAX_ANSWERS:
-            self._resent_at, self._resent = now, ask.last
+        if batches and self._answering < MAX_ANSWERS and len(self._resent) < MAX_ANSWERS:
+            self._resent.append((now, ask.first, ask.last))
             self._answering += 1
             self._supervisor.spawn(self._resend, batches, name=f"events of {self.name}")
 
@@ -313,22 +317,30 @@ class Seat:
         """Compare with the copy of `origin`, or with the freshest clean one; ``None`` if nothing came of it."""
         membership, fingerprint = self.membership, self.replica.rows.fingerprint
         comparing = Comparing(
-            self.replica, self.name, label=self.session.label, stats=self.session.stats
+            self.replica,
+            self.name,
+            label=self.session.label,
+            stats=self.session.stats,
+            clean=origin is None,
+            caught_up=functools.partial(membership.round_trip, ROUND_TRIP_SECONDS),
         )
-        comparing.clean = origin is None
+        tried: set[str] = set()
         backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)
         patient_until = time.monotonic() + BUSY_SECONDS
         while membership.link is not None:
             donor = origin or membership.members.donor(
-                self.name, fingerprint, clean=True, without=()
+                self.name, fingerprint, clean=True, without=tried
             )
-            if donor is None:
+            if donor is None or donor in tried or donor not in membership.members.alive:
                 break
             self._number_all()  # what has no number yet could not be said to have been seen there
             effects = await self._take(comparing, membership.link, donor)
-            if effects is not None or not comparing.busy or time.monotonic() > patient_until:
+            if effects is not None:
                 return effects
-            await anyio.sleep(backoff.failed(random.random()))
+            if comparing.busy and time.monotonic() < patient_until:
+                await anyio.sleep(backoff.failed(random.random()))
+            else:
+                tried.add(donor)
         return None
 
     async def _take(

@@ -216,19 +216,22 @@ class Session(Generic[K, V]):
         self.stats.events_received += len(events.events)
         self.upkeep.take(self.replica.receive(events, time.time()))
 
-    def heard(self, origin: str, peer: RepositoryState, members: Collection[str]) -> None:
-        """What a sibling's heartbeat says of this repository."""
+    def heard(
+        self, origin: str, peer: RepositoryState, members: Collection[str], *, timely: bool
+    ) -> None:
+        """What a sibling's heartbeat says of this repository; `timely` if it has not come between two others."""
+        clean, moment = self.upkeep.clean, time.monotonic()
         self.upkeep.take(
-            self.replica.heard(
-                origin, peer, members, clean=self.upkeep.clean, moment=time.monotonic()
-            )
+            self.replica.heard(origin, peer, members, clean=clean, moment=moment, timely=timely)
         )
 
     def gone(self, origin: str, *, vanished: bool) -> None:
         """A member has left, or has `vanished`: what it wrote last may be known to nobody but the source."""
         self.replica.left(origin)
         if vanished:
-            self.upkeep.want_load(self.replica.clock.time - at(self._settle))
+            # By the time that it is: where nothing happens, the replica's clock stands still.
+            now = max(self.replica.clock.time, at(time.time()))
+            self.upkeep.want_load(now - at(self._settle))
 
     def lost(self, reason: str) -> None:
         """Messages may have been lost."""

@@ -53,15 +53,15 @@ class Stats:
     snapshots: int = 0
     """Copies of the whole set taken from siblings."""
     snapshot_seconds: float = 0.0
-    """Spent taking copies; those that came to nothing included, as in `snapshot_bytes`."""
+    """Spent taking copies; those that came to nothing included."""
     snapshot_bytes: int = 0
-    """Received for copies."""
+    """Received for copies, and for comparisons; for those that came to nothing as well."""
     snapshots_given: int = 0
     """Copies of the whole set given to siblings."""
     snapshot_seconds_given: float = 0.0
-    """Spent giving copies; those that came to nothing included, as in `snapshot_bytes_given`."""
+    """Spent giving copies, and what differs in them; what came to nothing included."""
     snapshot_bytes_given: int = 0
-    """Sent for copies."""
+    """Sent for copies, and for comparisons; for those that came to nothing as well."""
     evictions: int = 0
     """Entries dropped to stay within `max_entries`."""
     events_sent: int = 0

@@ -277,7 +277,8 @@ class Upkeep(Generic[K, V]):
         """The replica has dropped everything."""
         self._doubts.clear()
         self._differing.clear()
-        self.missing, self._source_only, self._wanted = None, False, 0
+        self.missing = self._comparing = None
+        self._source_only, self._wanted = False, 0
         self.on_cold()
         if self.replica.whole:
             self._once_more = self.trying = True
@@ -481,16 +482,15 @@ class Upkeep(Generic[K, V]):
     async def _compare_all(self) -> None:
         """Something is missing, and a sibling has all of it."""
         assert self._siblings is not None
-        missing, self.missing = self.missing, None
-        self._comparing = missing
+        self._comparing, self.missing = self.missing, None  # neither, once everything is dropped
         effects: list[Effect] | None = None
         try:
             effects = await self._siblings.compare(None)
         finally:
-            self._comparing = None
             if effects is None:
                 self._detours += 1
-                self.missing = self.missing or missing
+                self.missing = self.missing or self._comparing
+            self._comparing = None
             self.on_change()
         if effects is not None:
             self._stats.repairs += 1
@@ -518,6 +518,7 @@ class Upkeep(Generic[K, V]):
         source_only, self._source_only = self._source_only, False
         self._comparing = missing
         load = replica.begin_load(time.time())
+        seen = dict(replica.progress.vector)
         self._set_phase(Phase.REFRESHING)
         error: DollopError | None = ClosedError(f"{self.name}: closed while it was loaded")
         try:
@@ -535,8 +536,11 @@ class Upkeep(Generic[K, V]):
                 self._asked.give_back(asked)
                 if not replica.cold:  # else it was cleared, and is filled next
                     self.resync("too much was written during the load", siblings=not source_only)
-            elif siblings is not None:
-                siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
+            else:
+                # What had been sent by then, and has not come, was committed before, so the load contains it.
+                self.take(replica.contains(load, seen))
+                if siblings is not None:
+                    siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
             error, self._comparing = None, None
             self._stats.repairs += missing is not None and not overrun
             self.health.loaded()
@@ -547,8 +551,8 @@ class Upkeep(Generic[K, V]):
             self.health.failed(failure, load=True)
         finally:
             if error is not None:
-                self.missing = self.missing or missing
-                self._source_only = self._source_only or source_only
+                self.missing = self.missing or self._comparing
+                self._source_only = self._source_only or (source_only and not replica.cold)
             replica.end_load(load)
             self._comparing = None
             if not replica.cold:

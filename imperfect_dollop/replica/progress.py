@@ -144,19 +144,21 @@ class Progress:
         self._holes.setdefault(origin, []).append(_Hole(first, last))
         return True
 
-    def overdue(self, origin: str, kept: int) -> tuple[list[tuple[int, int]], bool]:
-        """A heartbeat of an origin that has kept its events from number `kept` on has come.
+    def overdue(
+        self, origin: str, kept: int, *, timely: bool = True
+    ) -> tuple[list[tuple[int, int]], bool]:
+        """A heartbeat of an origin that has kept its events from number `kept` on has come; not `timely`: it is not counted.
 
         What it should be asked for again, and whether it will never fill a hole: then all of its holes are
         given up.
         """
         again: list[tuple[int, int]] = []
         for hole in self._holes.get(origin, ()):
-            hole.beats += 1
+            hole.beats += timely
             if hole.first < kept or hole.beats > 2 * ASK_BEATS:
                 self.give_up(origin)
                 return [], True
-            if hole.beats == ASK_BEATS:
+            if timely and hole.beats == ASK_BEATS:
                 again.append((hole.first, hole.last))
         return again, False
 

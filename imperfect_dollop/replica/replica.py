@@ -534,10 +534,13 @@ class Replica(Generic[K, V]):
         *,
         clean: bool = True,
         moment: float = 0.0,
+        timely: bool = True,
     ) -> list[Effect]:
         """A sibling's heartbeat. It comes after the sibling's events, so a number beyond ours is a loss.
 
         `clean`: whether nothing is known to be wrong with this copy either. `moment`: now, in monotonic seconds.
+        `timely`: heartbeats that come quickly one after another, as when many nodes start, are not counted where
+        something is given time.
         """
         holds = (
             self.whole
@@ -565,7 +568,7 @@ class Replica(Generic[K, V]):
             self._saw(origin, peer.sequence)
             if known:
                 effects += self._miss(origin, last + 1, peer.sequence)
-        again, lost = progress.overdue(origin, peer.kept)
+        again, lost = progress.overdue(origin, peer.kept, timely=timely)
         if lost:
             return [self.gap(f"{origin} cannot send again what did not arrive of it")]
         effects += [Resend(origin, first, last) for first, last in again]
@@ -582,7 +585,7 @@ class Replica(Generic[K, V]):
             self.agreement.unknown(origin)
         elif peer.digest == self.table.root:
             self.agreement.same(origin, moment)
-        elif self.agreement.differs(origin):
+        elif timely and self.agreement.differs(origin):
             effects.append(Compare(origin, f"digest differs from {origin}'s"))
         return effects
 

@@ -49,6 +49,7 @@ class Donor(Generic[K, V]):
         self._vouched = False  # all along, from the header on
         self.altered: list[K] = []  # found to have been changed in place
         self._resets = replica.resets
+        self.whole: bool = not take.digests  # not only what differs
 
     def frames(self) -> Iterator[bytes | None]:
         """The frames in order; ``None`` only gives the event loop its turn.
@@ -98,7 +99,7 @@ class Donor(Generic[K, V]):
             yield self._closed(chunk, more=False)
         self._number()
         table = replica.table
-        clean = self._clean() and (self._vouched or not take.digests)
+        clean = self._clean() and (self._vouched or self.whole)
         yield encode(Footer(self._vector(), table.root, len(table.live), clean))
 
     def _closed(self, chunk: ChunkMaker[K, V], *, more: bool) -> bytes:

@@ -54,13 +54,16 @@ class ClockworkLoop(asyncio.SelectorEventLoop):
 def clockwork(
     test: Callable[..., Coroutine[Any, Any, None]],
 ) -> Callable[..., None]:
-    """Run a test on such a loop; `time.monotonic` goes with it."""
+    """Run a test on such a loop; the clocks of `time` go with it."""
 
     @functools.wraps(test)
     def run(**arguments: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
             with asyncio.Runner(loop_factory=ClockworkLoop) as runner:
-                patch.setattr(time, "monotonic", runner.get_loop().time)
+                loop, began = runner.get_loop(), time.time()
+                opened = loop.time()
+                patch.setattr(time, "monotonic", loop.time)
+                patch.setattr(time, "time", lambda: began + loop.time() - opened)
                 runner.run(test(**arguments))
 
     return run

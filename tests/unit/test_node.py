@@ -480,7 +480,12 @@ async def test_what_the_broker_has_not_taken_is_sent_again() -> None:
     source = SchoolSource(ADA)
     broker = Lossy()
     broker.position = "kept"
-    async with cluster(member(broker, source), member(broker, source)) as (one, other):
+    patient = {
+        "heartbeat": 0.3
+    }  # with less a node that is away for two attempts to connect counts as vanished
+    async with cluster(
+        member(broker, source, node=patient), member(broker, source, node=patient)
+    ) as (one, other):
         broker.refuse = 2
         ada = await one.repository.update(ADA)
         assert one.repository.peek(1) == ada
