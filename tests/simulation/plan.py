@@ -1,0 +1,362 @@
+"""What happens in a run: a seed makes a plan, a list of timed steps, which can be run again without some of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+__all__ = ["FLAVOURS", "Plan", "Step", "make"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens, `at` seconds after the beginning, for `lasts` seconds where it is a fault.
+
+    `number` stays the same when other steps are taken out of the plan: what is drawn for a step depends on it.
+    """
+
+    number: int
+    at: float
+    what: str
+    who: str = ""
+    key: int = 0
+    how: str = ""
+    lasts: float = 0.0
+    amount: float = 0.0
+
+    def __str__(self) -> str:
+        words = [f"{self.at:8.3f}", self.who or "world", self.what]
+        if self.key:
+            words.append(f"key {self.key}")
+        if self.how:
+            words.append(self.how)
+        if self.amount:
+            words.append(f"{self.amount:g}")
+        if self.lasts:
+            words.append(f"for {self.lasts:.3f} s")
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run depends on."""
+
+    seed: int
+    flavour: str
+    broker: Literal["streams", "fanout"]
+    nodes: int
+    keys: int
+    seconds: float  # until faults stop
+    heartbeat: float = 1.0
+    versioned: bool = True
+    checked: bool = True  # the source compares versions
+    preload: bool = True
+    paging: bool = False
+    copies: bool = False
+    ttl: float | None = None
+    retry_after: float = 0.25
+    hard_timeout: float = 3.0
+    missing_ttl: float = 5.0
+    max_entries: int | None = None
+    outbox: int = 10_000
+    inbox: int = 10_000
+    backlog: int = 10_000
+    broker_latency: float = 0.005
+    source_latency: float = 0.005
+    late: tuple[str, ...] = ()  # nodes that are not there from the beginning
+    other_shape: tuple[str, ...] = ()  # nodes that run the next version of the application
+    skews: tuple[float, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the nodes."""
+        return tuple(f"n{number}" for number in range(1, self.nodes + 1))
+
+    def only(self, numbers: Sequence[int] | frozenset[int]) -> Plan:
+        """Without the other steps."""
+        wanted = set(numbers)
+        return dataclasses.replace(
+            self, steps=tuple(step for step in self.steps if step.number in wanted)
+        )
+
+    def without_node(self, name: str) -> Plan:
+        """With that node never started, and nothing done by or to it."""
+        return dataclasses.replace(
+            self,
+            late=(*self.late, name),
+            steps=tuple(step for step in self.steps if step.who != name),
+        )
+
+
+FLAVOURS: Final[dict[str, int]] = {
+    "races": 22,
+    "losses": 14,
+    "links": 14,
+    "source": 12,
+    "crashes": 12,
+    "clocks": 6,
+    "cold": 8,
+    "shapes": 4,
+    "demand": 8,
+    "graves": 4,
+    "mixed": 16,
+}
+"""What a plan is mainly about, and how often."""
+
+FAULTS: Final[dict[str, tuple[str, ...]]] = {
+    "races": (),
+    "losses": ("lossy", "twice", "deaf", "mute", "hostile", "unsure"),
+    "links": ("cut", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow", "unsure"),
+    "source": ("source-away", "source-hangs", "source-slow", "errors", "lost-answers", "hung", "sql"),
+    "crashes": ("kill", "kill", "leave", "freeze", "freeze", "cut", "lossy"),
+    "clocks": ("jump", "jump", "freeze", "kill"),
+    "cold": ("kill", "kill", "leave", "cut-transfers", "clear", "source-away", "outage"),
+    "shapes": ("kill", "leave", "lossy", "cut", "jump"),
+    "demand": ("lossy", "cut", "source-away", "hung", "sql", "freeze", "lose-link"),
+    "graves": ("freeze-long", "cut-long"),
+    "mixed": (
+        *("lossy", "twice", "deaf", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow"),
+        *("source-away", "source-hangs", "errors", "lost-answers", "hung", "sql", "restore", "kill", "leave"),
+        *("freeze", "jump", "cut-transfers", "clear", "hostile", "unsure"),
+    ),
+}
+"""The faults that a flavour draws from; the same one several times is drawn more often."""
+
+
+class _Maker:
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(f"plan {seed}")
+        self.seed = seed
+        self.steps: list[tuple[float, dict[str, Any]]] = []
+
+    def maybe(self, share: float) -> bool:
+        return self.chance.random() < share
+
+    def add(self, at: float, what: str, **more: Any) -> None:
+        self.steps.append((at, {"what": what, **more}))
+
+    def numbered(self) -> tuple[Step, ...]:
+        self.steps.sort(key=lambda step: step[0])
+        return tuple(
+            Step(number, round(at, 6), **more) for number, (at, more) in enumerate(self.steps, 1)
+        )
+
+
+def make(seed: int) -> Plan:
+    """The plan of a seed."""
+    m = _Maker(seed)
+    chance = m.chance
+    flavour = chance.choices(list(FLAVOURS), list(FLAVOURS.values()))[0]
+    nodes = chance.choice((2, 2, 3, 3, 3, 4))
+    names = [f"n{number}" for number in range(1, nodes + 1)]
+    keys = chance.choice((1, 2, 2, 3, 5))
+    heartbeat = 25.0 if flavour == "graves" else 1.0
+    seconds = heartbeat * chance.uniform(*((40, 60) if flavour == "graves" else (6, 18)))
+    preload = flavour != "demand"
+    late: list[str] = []
+    if flavour in ("cold", "mixed", "graves", "shapes") or m.maybe(0.15):
+        late = [name for name in names[1:] if m.maybe(0.4)]
+    shapes = [name for name in names if m.maybe(0.5)] if flavour == "shapes" else []
+    skews = [0.0] * nodes
+    if flavour == "clocks":
+        skews = [chance.choice((0.0, 0.3, -0.3, 5.0, -5.0, 50.0, -50.0, 3600.0)) for _ in names]
+    elif m.maybe(0.7):
+        skews = [chance.choice((0.0, 0.005, -0.005, 0.02, 0.3, -2.0, 2.0)) for _ in names]
+    _life(m, flavour, names, keys, seconds, heartbeat, preload=preload)
+    for name in late:
+        m.add(chance.uniform(0.0, 0.9) * seconds, "start", who=name)
+    count = chance.randint(1, 4) if FAULTS[flavour] else 0
+    if flavour == "mixed":
+        count += chance.randint(0, 4)
+    for _ in range(count):
+        what = chance.choice(FAULTS[flavour])
+        share = chance.uniform(0.02, 0.3) if flavour == "graves" else chance.uniform(0.05, 0.95)
+        _fault(m, what, names, keys, share * seconds, seconds, heartbeat)
+    checked = m.maybe(0.6)
+    return Plan(
+        seed=seed,
+        flavour=flavour,
+        broker="streams" if m.maybe(0.5) else "fanout",
+        nodes=nodes,
+        keys=keys,
+        seconds=seconds,
+        heartbeat=heartbeat,
+        versioned=checked or m.maybe(0.5),
+        checked=checked,
+        preload=preload,
+        paging=m.maybe(0.1),
+        copies=m.maybe(0.1),
+        ttl=chance.uniform(3.0, 8.0) * heartbeat if m.maybe(0.12) else None,
+        max_entries=chance.randint(1, 3) if not preload and m.maybe(0.4) else None,
+        outbox=chance.randint(2, 6) if m.maybe(0.1) else 10_000,
+        inbox=chance.randint(4, 10) if m.maybe(0.1) else 10_000,
+        backlog=chance.randint(5, 30) if m.maybe(0.15) else 10_000,
+        broker_latency=chance.choice((0.001, 0.005, 0.005, 0.02)),
+        source_latency=chance.choice((0.001, 0.005, 0.005, 0.02)),
+        late=tuple(late),
+        other_shape=tuple(shapes),
+        skews=tuple(skews),
+        steps=m.numbered(),
+    )
+
+
+WRITES: Final = ("update",) * 6 + ("create",) * 3 + ("delete",) * 4 + ("touch",) * 1
+OTHERS: Final = ("get",) * 6 + ("get_many", "invalidate", "refresh", "fresh", "stale-update")
+
+
+def _life(
+    m: _Maker,
+    flavour: str,
+    names: list[str],
+    keys: int,
+    seconds: float,
+    heartbeat: float,
+    *,
+    preload: bool,
+) -> None:
+    """What the application does: bursts of calls that are close enough to race, and single ones."""
+    chance = m.chance
+    bursts = chance.randint(3, 9)
+    reads = 0.5 if not preload else 0.2
+    for _ in range(bursts):
+        begins = chance.uniform(0.0, seconds)
+        width = chance.choice((0.005, 0.02, 0.05, 0.2, 1.0, heartbeat))
+        key = chance.randint(1, keys)
+        few = chance.sample(names, min(len(names), chance.randint(1, 3)))
+        for _ in range(chance.randint(1, 6)):
+            what = chance.choice(OTHERS if m.maybe(reads) else WRITES)
+            more: dict[str, Any] = {}
+            if m.maybe(0.07):
+                more = {"how": "cancelled", "lasts": chance.expovariate(1 / 0.01)}
+            m.add(
+                begins + chance.uniform(0.0, width),
+                what,
+                who=chance.choice(few),
+                key=key if m.maybe(0.85) else chance.randint(1, keys),
+                **more,
+            )
+
+
+def _fault(
+    m: _Maker,
+    what: str,
+    names: list[str],
+    keys: int,
+    at: float,
+    seconds: float,
+    heartbeat: float,
+) -> None:
+    chance = m.chance
+    who = chance.choice(names)
+    short = min(seconds - at, chance.choice((0.02, 0.1, 0.5, 2.0, 5.0)) * chance.uniform(0.5, 1.5))
+    near = max(0.0, at + chance.uniform(-0.01, 0.03))
+
+    def busy(count: int = 2) -> None:
+        """Something is written while the fault lasts."""
+        for _ in range(count):
+            m.add(
+                at + chance.uniform(0.0, max(short, 0.02)),
+                chance.choice(WRITES),
+                who=chance.choice(names),
+                key=chance.randint(1, keys),
+            )
+
+    if what == "lossy":
+        m.add(at, "lossy", who=who, lasts=short, amount=chance.choice((0.2, 0.5, 1.0)))
+        busy()
+    elif what == "twice":
+        m.add(at, "twice", who=who, lasts=max(short, 1.0), amount=chance.choice((0.3, 1.0)))
+        busy()
+    elif what == "unsure":
+        m.add(at, "unsure", who=who, lasts=short, amount=chance.choice((0.3, 1.0)))
+        busy()
+    elif what in ("deaf", "mute"):
+        m.add(at, what, who=who, lasts=short)
+        busy()
+    elif what == "cut":
+        m.add(at, "cut", who=who, how=chance.choice(("holds", "drops", "loses")), lasts=short)
+        if m.maybe(0.3):
+            m.add(at + 2 * short, "cut", who=who, how="loses", lasts=short)
+        busy(3)
+    elif what == "half-open":
+        m.add(at, "half-open", who=who)
+        busy()
+    elif what == "lose-link":
+        m.add(at, "lose-link", who=who)
+        busy(3)
+    elif what == "outage":
+        m.add(at, "outage", how=chance.choice(("", "", "empty", "tail")), lasts=short, amount=3)
+        busy(3)
+    elif what in ("empty", "tail"):
+        m.add(at, "outage", how=what, lasts=short, amount=chance.randint(1, 4))
+        busy(3)
+    elif what == "trim":
+        m.add(at, "cut", who=who, how="loses", lasts=short)
+        m.add(at + 0.9 * short, "trim", amount=chance.randint(0, 2))
+        busy(3)
+    elif what == "slow":
+        m.add(at, "slow", who=who, lasts=short, amount=chance.choice((10.0, 100.0)))
+        busy()
+    elif what == "hostile":
+        for _ in range(3):
+            m.add(at + chance.uniform(0.0, 1.0), "hostile", how=chance.choice(HOSTILE))
+    elif what in ("source-away", "source-hangs", "source-slow"):
+        only = who if m.maybe(0.3) else ""
+        m.add(at, what, who=only, lasts=short, amount=chance.choice((5.0, 50.0)))
+        busy()
+    elif what in ("errors", "lost-answers", "hung"):
+        only = who if m.maybe(0.3) else ""
+        m.add(at, what, who=only, lasts=max(short, 1.0), amount=chance.choice((0.2, 0.5, 1.0)))
+        busy(4)
+    elif what == "sql":
+        m.add(at, "sql", key=chance.randint(1, keys), how=chance.choice(SQL))
+        busy(1)
+    elif what == "restore":
+        m.add(at * chance.random(), "save")
+        m.add(at, "restore")
+    elif what == "kill":
+        m.add(near, "kill", who=who, lasts=0.0 if m.maybe(0.3) else short)
+        busy()
+        if m.maybe(0.7):  # while it writes
+            m.add(
+                max(0.0, near - chance.uniform(0.0, 0.03)),
+                chance.choice(WRITES),
+                who=who,
+                key=chance.randint(1, keys),
+            )
+    elif what == "leave":
+        m.add(at, "leave", who=who, lasts=0.0 if m.maybe(0.3) else short)
+        busy()
+    elif what == "freeze":
+        lasts = min(seconds - at, chance.choice((0.05, 0.5, 4.0, 8.0)))
+        m.add(at, "freeze", who=who, lasts=lasts, how=chance.choice(("", "timers", "link")))
+        short = lasts
+        busy(3)
+    elif what == "jump":
+        m.add(at, "jump", who=who, amount=chance.choice((3600.0, -3600.0, 30.0, -30.0, 2.0, -2.0)))
+        busy(3)
+    elif what == "cut-transfers":
+        m.add(at, "cut-transfers", lasts=max(short, 2.0), amount=chance.randint(0, 3))
+        m.add(at + 0.01, "kill", who=who, lasts=0.1)
+    elif what == "clear":
+        m.add(at, "clear", who=who)
+        busy(3)
+    elif what in ("freeze-long", "cut-long"):
+        # Longer than tombstones live.
+        lasts = min(seconds - at, 610.0 + chance.uniform(0.0, 15.0) * heartbeat)
+        if what == "freeze-long":
+            m.add(at, "freeze", who=who, lasts=lasts, how=chance.choice(("", "timers", "link")))
+        else:
+            m.add(at, "cut", who=who, how=chance.choice(("drops", "loses")), lasts=lasts)
+        short = 2.0 * heartbeat
+        busy(4)
+    else:
+        raise ValueError(what)
+
+
+HOSTILE: Final = ("noise", "truncated", "foreign", "huge-version", "replay", "empty")
+SQL: Final = ("update", "update-unversioned", "delete", "insert")

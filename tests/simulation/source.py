@@ -1,0 +1,372 @@
+"""The source of truth: a table whose transactions take time, and its whole history.
+
+A write begins, commits and answers at three moments. In between others begin and commit; its answer can be lost, and
+its client can be gone. A read sees one moment between its begin and its answer; read in pages, one for each page.
+Every state of a row that the table ever had is on record, with the time of its commit and a mark of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from imperfect_dollop.errors import ConflictError, EntityExistsError, EntityNotFoundError
+
+from .loop import HOST, Host, SimLoop, draw
+from .plan import Plan
+
+__all__ = ["BEFORE", "Database", "Row", "RowTwo", "SimSource", "State"]
+
+R = TypeVar("R")
+
+BEFORE: Final = -1
+"""The state of a key before the source ever had it: absent."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """An entity; `mark` is the source's, and unique to the commit."""
+
+    id: int
+    version: int = 0
+    mark: str = ""
+
+
+class RowTwo(msgspec.Struct, frozen=True):
+    """The same in the next version of the application."""
+
+    id: int
+    version: int = 0
+    mark: str = ""
+    colour: str = "blue"
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A row as the table has it."""
+
+    version: int
+    mark: str
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a key was from `at` on; `record` is ``None`` for absent."""
+
+    at: float
+    record: Record | None
+    by: str
+
+
+@dataclass
+class Line:
+    """All states of one key, in the order of their commits."""
+
+    states: list[State] = field(default_factory=list)
+    places: dict[str, list[int]] = field(default_factory=dict)
+    gone: list[int] = field(default_factory=list)
+
+    def absent(self, least: int) -> int | None:
+        """The first place from `least` on where the key is absent."""
+        if least == BEFORE:
+            return BEFORE
+        index = bisect.bisect_left(self.gone, least)
+        return self.gone[index] if index < len(self.gone) else None
+
+    def place(self, mark: str, least: int) -> int | None:
+        """The first place of this row from `least` on, else the last before; ``None`` for never."""
+        places = self.places.get(mark)
+        if places is None:
+            return None
+        index = bisect.bisect_left(places, least)
+        return places[min(index, len(places) - 1)]
+
+
+class Trouble:
+    """What is wrong with the source while a fault lasts. Chances are from 0 to 1."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.hangs = False
+        self.slow = 1.0
+        self.errors = 0.0
+        self.lost_answers = 0.0
+        self.hung = 0.0  # chance that a single call never returns
+
+
+class Database:
+    """The table, what is under way in it, and what it ever was."""
+
+    def __init__(
+        self, plan: Plan, loop: SimLoop, tell: Callable[[str, Callable[[], str]], None]
+    ) -> None:
+        self.plan = plan
+        self.loop = loop
+        self.tell = tell
+        self.trouble = Trouble()
+        self.only: dict[str, Trouble] = {}  # by host, where it is not everybody's
+        self.rows: dict[int, Record] = {}
+        self.lines: dict[int, Line] = {}
+        self.commits = 0
+        self.unannounced: list[str] = []  # commits that no node can know of
+        self.outcomes: dict[str, int] = {}  # by operation: the place that its write made
+        self.writing: dict[Host, int] = {}  # how many writes of a host were committed, and not answered
+        self.calls: dict[tuple[str, str], int] = {}  # reads so far, by host and verb
+        self.full_loads = 0
+        self.backup: dict[int, Record] = {}
+
+    def line(self, key: int) -> Line:
+        return self.lines.setdefault(key, Line())
+
+    def seed(self, keys: Iterable[int]) -> None:
+        """Rows that are there before anybody looks."""
+        for key in keys:
+            self.commits += 1
+            self._put(key, Record(1, f"s{key}"), "seed")
+
+    # -- commits -----------------------------------------------------------------------------------
+
+    def _put(self, key: int, record: Record | None, by: str) -> int:
+        line = self.line(key)
+        if record is None:
+            self.rows.pop(key, None)
+            line.gone.append(len(line.states))
+        else:
+            self.rows[key] = record
+            line.places.setdefault(record.mark, []).append(len(line.states))
+        line.states.append(State(self.loop.now, record, by))
+        self.tell("source", lambda: f"commits {_shown(key, record)} for {by}")
+        return len(line.states) - 1
+
+    def _mark(self) -> str:
+        self.commits += 1
+        return f"c{self.commits}"
+
+    def create(self, key: int, by: str) -> tuple[Record, int]:
+        if key in self.rows:
+            raise EntityExistsError(f"{key} exists")
+        record = Record(1, self._mark())
+        return record, self._put(key, record, by)
+
+    def update(self, key: int, version: int, by: str) -> tuple[Record, int]:
+        held = self.rows.get(key)
+        if held is None:
+            raise EntityNotFoundError(f"no {key}")
+        if self.plan.checked and held.version != version:
+            raise ConflictError(f"{key} has version {held.version}, not {version}")
+        record = Record(held.version + 1, self._mark())
+        return record, self._put(key, record, by)
+
+    def delete(self, key: int, version: int | None, by: str) -> int:
+        held = self.rows.get(key)
+        if held is None:
+            raise EntityNotFoundError(f"no {key}")
+        if self.plan.checked and version is not None and held.version != version:
+            raise ConflictError(f"{key} has version {held.version}, not {version}")
+        self.commits += 1
+        return self._put(key, None, by)
+
+    # -- behind our back ---------------------------------------------------------------------------
+
+    def sql(self, how: str, key: int) -> None:
+        """A change that no node makes. `how`: ``update``, ``update-unversioned``, ``delete``, ``insert``."""
+        held = self.rows.get(key)
+        if how == "delete" and held is not None:
+            self.delete(key, None, "SQL")
+        elif how == "insert" and held is None:
+            self.create(key, "SQL")
+        elif how.startswith("update") and held is not None:
+            version = held.version + (how == "update")
+            self._put(key, Record(version, self._mark()), "SQL")
+        else:
+            return
+        self.unannounced.append(f"SQL {how} of {key}")
+
+    def save(self) -> None:
+        """Make a backup."""
+        self.backup = dict(self.rows)
+
+    def restore(self) -> None:
+        """All is as in the backup."""
+        for key in sorted({*self.rows, *self.backup}):
+            record = self.backup.get(key)
+            if self.rows.get(key) != record:
+                self._put(key, record, "restore")
+                self.unannounced.append(f"restore of {key}")
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    async def call(self, verb: str, operation: str, work: Callable[[], R], *, write: bool) -> R:
+        """One call of a client: begins, does its `work` at one moment, answers."""
+        host = HOST.get()
+        assert host is not None
+        loop, seed = self.loop, self.plan.seed
+        if write:
+            who = f"{host.name}:{operation}"
+        else:
+            number = self.calls[host.name, verb] = self.calls.get((host.name, verb), 0) + 1
+            who = f"{host.name}:{verb}:{number}"
+        trouble = self.only.get(host.machine, self.trouble)
+        slow = trouble.slow * self.plan.source_latency
+        begins = loop.now + slow * _latency(seed, "begin", who)
+        works = begins + slow * _latency(seed, "work", who)
+        answers = works + slow * _latency(seed, "answer", who)
+        answer: asyncio.Future[R] = loop.create_future()
+        if trouble.hangs or draw(seed, "hung", who) < trouble.hung:
+            if write and draw(seed, "hung-commits", who) < 0.5:
+                loop.at(works, self._work, host, answer, work, operation, None)
+            self.tell(host.name, lambda: f"calls {verb}: it hangs")
+            return await answer
+        if trouble.away or draw(seed, "error", who) < trouble.errors:
+            loop.arrive(host, begins, _fail, answer, ConnectionError("the source is away"))
+            return await answer
+        lost = draw(seed, "lost", who) < trouble.lost_answers
+        loop.at(works, self._work, host, answer, work, operation if write else None, answers)
+        if lost:
+            gone = ConnectionResetError("the connection was lost")
+            loop.arrive(host, answers, _fail, answer, gone)
+        return await answer
+
+    def _work(
+        self,
+        host: Host,
+        answer: asyncio.Future[Any],
+        work: Callable[[], Any],
+        operation: str | None,
+        answers: float | None,
+    ) -> None:
+        """In the database, whatever has become of its client."""
+        trouble = self.only.get(host.machine, self.trouble)
+        if trouble.away:
+            gone = ConnectionError("the source is away")
+            if answers is not None:
+                self.loop.arrive(host, answers, _fail, answer, gone)
+            return
+        clientless = host.dead or answer.done()
+        if clientless and operation is not None and draw(self.plan.seed, "rolled back", operation) < 0.5:
+            return
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - it is the client's
+            if answers is not None:
+                self.loop.arrive(host, answers, _fail, answer, error)
+            return
+        if operation is not None:
+            if clientless:
+                self.unannounced.append(f"{operation}, whose client was gone")
+            self.writing[host] = self.writing.get(host, 0) + 1
+        if answers is not None:
+            self.loop.arrive(host, answers, self._answer, host, answer, result, operation)
+
+    def _answer(
+        self, host: Host, answer: asyncio.Future[Any], result: Any, operation: str | None
+    ) -> None:
+        if operation is not None:
+            self.writing[host] -= 1
+        if not answer.done():
+            answer.set_result(result)
+
+
+class SimSource:
+    """The table as one node's repository sees it, through its class of entities."""
+
+    def __init__(self, database: Database, entity: type[Any], operation: Callable[[], str]) -> None:
+        self._database = database
+        self._entity = entity
+        self._operation = operation
+
+    def _made(self, key: int, record: Record) -> Any:
+        return self._entity(key, record.version, record.mark)
+
+    async def load(self, key: int, /) -> Any | None:
+        """See `imperfect_dollop.source.Source.load`."""
+        rows = await self.load_many([key])
+        return rows[0] if rows else None
+
+    async def load_many(self, keys: Sequence[int], /) -> list[Any]:
+        """See `imperfect_dollop.source.Source.load_many`."""
+        database = self._database
+        keys = list(keys)
+
+        def read() -> list[Any]:
+            return [self._made(key, database.rows[key]) for key in keys if key in database.rows]
+
+        return await database.call("load", ",".join(map(str, keys)), read, write=False)
+
+    async def load_all(self) -> AsyncIterator[Iterable[Any]]:
+        """See `imperfect_dollop.source.Source.load_all`."""
+        database = self._database
+        database.full_loads += 1
+        if not database.plan.paging:
+
+            def read() -> list[Any]:
+                return [self._made(key, record) for key, record in database.rows.items()]
+
+            rows = await database.call("load_all", "", read, write=False)
+            for row in rows:
+                yield [row]
+            return
+        last = -1
+        while True:
+
+            def page(last: int = last) -> list[Any]:
+                keys = sorted(key for key in database.rows if key > last)[:2]
+                return [self._made(key, database.rows[key]) for key in keys]
+
+            rows = await database.call("page", str(last), page, write=False)
+            if not rows:
+                return
+            last = rows[-1].id
+            yield rows
+
+    async def create(self, entity: Any, /) -> Any:
+        """See `imperfect_dollop.source.Source.create`."""
+        return await self._write("create", entity.id, lambda by: self._database.create(entity.id, by))
+
+    async def update(self, entity: Any, /) -> Any:
+        """See `imperfect_dollop.source.Source.update`."""
+        return await self._write(
+            "update",
+            entity.id,
+            lambda by: self._database.update(entity.id, entity.version, by),
+        )
+
+    async def delete(self, key: int, version: int | None, /) -> None:
+        """See `imperfect_dollop.source.Source.delete`."""
+        database, operation = self._database, self._operation()
+
+        def work() -> None:
+            database.outcomes[operation] = database.delete(key, version, operation)
+
+        await database.call("delete", operation, work, write=True)
+
+    async def _write(
+        self, verb: str, key: int, commit: Callable[[str], tuple[Record, int]]
+    ) -> Any:
+        database, operation = self._database, self._operation()
+
+        def work() -> Any:
+            record, place = commit(operation)
+            database.outcomes[operation] = place
+            return self._made(key, record)
+
+        return await database.call(verb, operation, work, write=True)
+
+
+def _latency(*what: object) -> float:
+    """Mostly around one, sometimes a tenth, sometimes twenty times as much."""
+    chance = draw(*what)
+    if chance < 0.08:
+        return 20.0 * draw("long", *what)
+    return 0.1 + 1.5 * chance
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+def _shown(key: int, record: Record | None) -> str:
+    return f"{key}: {'absent' if record is None else f'v{record.version} {record.mark}'}"

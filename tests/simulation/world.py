@@ -1,0 +1,682 @@
+"""One run of a plan: real nodes with real repositories, on a simulated broker and a simulated source.
+
+Phase one carries out the plan's steps while the judge looks at every moment. Then all faults end, and phase two demands
+that everybody agrees with the source, that every call has come to an end, and that nothing is left in a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from imperfect_dollop.errors import DollopError
+from imperfect_dollop.node import Node
+from imperfect_dollop.replica.table import Table
+from imperfect_dollop.repository import Repository
+from imperfect_dollop.session import Session
+from imperfect_dollop.stats import State
+
+from . import hostile
+from .broker import Exchange, SimBroker
+from .judge import Broken, Judge
+from .loop import Host, Livelock, SimLoop, draw, simulated
+from .plan import Plan, Step
+from .source import BEFORE, Database, Row, RowTwo, SimSource
+from .story import Story
+
+__all__ = ["Process", "Verdict", "run"]
+
+OPERATION: Final[ContextVar[str]] = ContextVar("operation", default="")
+
+CALM: Final = 3.0
+"""Heartbeats after the end of faults at which it is first looked whether all agree."""
+
+PATIENCE: Final = 9.0
+"""Heartbeats within which all must agree: three to notice a member that has vanished or a link that is dead, three for
+a turn to load that nobody takes, two for which digests may differ, one until the next heartbeat says so."""
+
+RECONNECT: Final = 5.0 + 2.0
+"""Seconds: the longest pause before the next attempt to connect, and how long that may take."""
+
+TRANSFERS: Final = 2 * 5.0 + 5.0
+"""Seconds: two transfers that are cut by silence, and the wait for an own heartbeat before it is concluded that there is
+no donor."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`promise` is ``None`` if none was broken."""
+
+    promise: str | None
+    text: str
+    at: float
+    callbacks: int
+    trace: tuple[str, ...]
+    healed: float  # seconds after the end of faults until all agreed
+    seen: frozenset[str]  # kinds of things that have happened, for whoever asks what runs reach
+
+
+class Process:
+    """A node, its application, and what it has shown."""
+
+    def __init__(self, host: Host, node: Node, repository: Repository[int, Any]) -> None:
+        self.host = host
+        self.node = node
+        self.repository = repository
+        self.open = False
+        self.warm = False
+        self.leaving = False
+        self.walked: dict[int, int] = {}
+        self.wrote: dict[int, int] = {}
+        self.shown: dict[int, Any] = {}
+        self.calls: dict[asyncio.Task[None], str] = {}
+
+    @property
+    def session(self) -> Session[int, Any] | None:
+        return self.repository._session
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, plan: Plan, loop: SimLoop, story: Story) -> None:
+        self.plan = plan
+        self.loop = loop
+        self.story = story
+        self.tell = story.tell
+        self.keys = range(1, plan.keys + 1)
+        self.exchange = Exchange(plan, loop, self.tell)
+        if story.told:
+            self.exchange.on_taken = story.message
+        self.database = Database(plan, loop, self.tell)
+        self.database.seed(key for key in self.keys if draw(plan.seed, "seeded", key) < 0.7)
+        self.judge = Judge(self.database, self.keys, self.tell)
+        self.processes: dict[str, Process] = {}
+        self.offsets = dict(zip(plan.names, plan.skews or (0.0,) * plan.nodes, strict=True))
+        self.lives: dict[str, int] = {}
+        self.excuses: list[str] = []  # why only a refresh can find what is wrong
+        self.began = loop.now
+        self.taken: list[bytes] = []  # messages, for whoever repeats them
+        self.seen: set[str] = set()
+
+    # -- processes ---------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """A process begins."""
+        if name in self.processes:
+            return
+        plan = self.plan
+        life = self.lives[name] = self.lives.get(name, 0) + 1
+        host = Host(name, life, self.offsets[name])
+        entity = RowTwo if name in plan.other_shape else Row
+        repository: Repository[int, Any] = Repository(
+            entity,
+            source=SimSource(self.database, entity, OPERATION.get),
+            version="version" if plan.versioned else None,
+            name="rows",
+            preload=plan.preload,
+            ttl=plan.ttl,
+            retry_after=plan.retry_after,
+            hard_timeout=plan.hard_timeout,
+            missing_ttl=plan.missing_ttl,
+            max_entries=plan.max_entries,
+            copy=plan.copies,
+        )
+        node = Node(
+            SimBroker(self.exchange),
+            repository,
+            name=host.name,
+            heartbeat=plan.heartbeat,
+            outbox=plan.outbox,
+        )
+        process = self.processes[name] = Process(host, node, repository)
+        self.judge.begin(process)
+        self.tell(host.name, lambda: "starts")
+        self.loop.spawn(host, self._enter(process), f"start of {host.name}")
+
+    async def _enter(self, process: Process) -> None:
+        await process.node.__aenter__()
+        process.open = True
+
+    def kill(self, name: str) -> None:
+        """A process ends, as with SIGKILL."""
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
+        host = process.host
+        self.tell(host.name, lambda: "is killed")
+        host.dead = True
+        unsent = sum(seat.unsent for seat in process.node._seats)
+        if self.database.writing.get(host) or unsent or process.calls:
+            self.excuses.append(f"{host.name} was killed before it had said what it wrote")
+        for link in self.exchange.links_of(name):
+            self.exchange.left(link, "the process has ended")
+
+    def leave(self, name: str) -> None:
+        """A process ends in order."""
+        process = self.processes.get(name)
+        if process is not None and process.open and not process.leaving:
+            process.leaving = True
+            self.tell(process.host.name, lambda: "leaves")
+            self.loop.spawn(process.host, self._exit(name, process), f"end of {name}")
+
+    async def _exit(self, name: str, process: Process) -> None:
+        unsent = 0
+        seats = list(process.node._seats)
+        await process.node.__aexit__(None, None, None)
+        unsent = sum(seat.unsent for seat in seats)
+        if unsent or process.calls or self.exchange.path(name).mute:
+            self.excuses.append(f"{process.host.name} left before it had said what it wrote")
+        self._check_ended(process)
+        if self.processes.get(name) is process:
+            del self.processes[name]
+        self.tell(process.host.name, lambda: "has left")
+        process.host.dead = True
+
+    def _check_ended(self, process: Process) -> None:
+        if process.repository.stats.applied < 0:
+            raise Broken("S6", "")
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    def do(self, step: Step) -> None:
+        """Carry out one step."""
+        self.seen.add(step.what)
+        if step.what in CALLS:
+            self.call(step)
+            return
+        self.tell("plan", lambda: str(step)[9:])
+        begin, end = _FAULTS[step.what]
+        begin(self, step)
+        if end is not None:
+            self.loop.at(self.loop.now + step.lasts, end, self, step)
+
+    def call(self, step: Step) -> None:
+        """The application calls its repository."""
+        process = self.processes.get(step.who)
+        if process is None or not process.open or process.leaving:
+            return
+        context = process.host.context.copy()
+        context.run(OPERATION.set, f"{step.who}#{step.number}")
+        task = self.loop.create_task(self._call(process, step), context=context)
+        process.calls[task] = str(step)
+        task.add_done_callback(lambda _: process.calls.pop(task, None), context=context)
+        if step.how == "cancelled":
+            self.loop.call_at(self.loop.now + step.lasts, task.cancel, context=context)
+
+    async def _call(self, process: Process, step: Step) -> None:
+        name = process.host.name
+        what = f"{step.what} {step.key}"
+        self.tell(name, lambda: f"calls {what}")
+        try:
+            await CALLS[step.what](self, process, step)
+        except DollopError as error:
+            text = str(error)
+            self.tell(name, lambda: f"{what}: {type(error).__name__} {text[:80]}")
+        except asyncio.CancelledError:
+            if step.how != "cancelled":
+                raise Broken("S7", f"{name}: {what} was cancelled, and nobody had cancelled it") from None
+            self.tell(name, lambda: f"{what}: cancelled")
+        except Broken:
+            raise
+        except Exception as error:
+            raise Broken("S8", f"{name}: {what} raised {error!r}") from error
+
+    async def get(self, process: Process, step: Step, **more: Any) -> Any:
+        since = process.walked[step.key]
+        entity = await process.repository.get(step.key, **more)
+        session = process.session
+        if entity is None and session is not None and session.replica.cold:
+            raise Broken("S4", f"{process.host.name} said that {step.key} is absent while cold")
+        self.judge.saw(process, step.key, entity, since=since, how="reads")
+        return entity
+
+    async def get_many(self, process: Process, step: Step) -> None:
+        since = dict(process.walked)
+        found = await process.repository.get_many(self.keys)
+        for key in self.keys:
+            self.judge.saw(process, key, found.get(key), since=since[key], how="reads")
+
+    async def update(self, process: Process, step: Step) -> None:
+        entity = await self.get(process, step)
+        if entity is None:
+            return
+        if step.what == "stale-update":
+            entity = msgspec.structs.replace(entity, version=max(0, entity.version - 1))
+        entity = msgspec.structs.replace(entity, mark="to be written")
+        stored = await process.repository.update(entity)
+        self._wrote(process, step.key, stored)
+
+    async def create(self, process: Process, step: Step) -> None:
+        entity = process.repository.entity(step.key, 0, "to be written")
+        self._wrote(process, step.key, await process.repository.create(entity))
+
+    async def touch(self, process: Process, step: Step) -> None:
+        if await self.get(process, step) is None:
+            await self.create(process, step)
+        else:
+            await self.update(process, step)
+
+    async def delete(self, process: Process, step: Step) -> None:
+        await process.repository.delete(step.key)
+        self._acknowledged(process, step.key)
+
+    def _wrote(self, process: Process, key: int, stored: Any) -> None:
+        place = self.database.outcomes.get(OPERATION.get())
+        state = None if place is None else self.database.line(key).states[place].record
+        if state is None or (state.version, state.mark) != (stored.version, stored.mark):
+            raise Broken("S5", f"{process.host.name} was told of {stored}, the source has {state}")
+        self._acknowledged(process, key)
+
+    def _acknowledged(self, process: Process, key: int) -> None:
+        place = self.database.outcomes.get(OPERATION.get(), BEFORE)
+        self.tell(process.host.name, lambda: f"is told that state {place} of key {key} is its own")
+        self.judge.acknowledged(process, key, place)
+
+    async def refresh(self, process: Process, step: Step) -> None:
+        await process.repository.refresh()
+
+    async def invalidate(self, process: Process, step: Step) -> None:
+        await process.repository.invalidate(step.key)
+
+    async def clear(self, process: Process, step: Step) -> None:
+        await process.repository.clear()
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def moment(self) -> None:
+        """Before time moves on."""
+        for process in self.processes.values():
+            if process.host.stirred:
+                process.host.stirred = False
+                if process.open:
+                    self.judge.look(process)
+        if self.loop.faults:
+            raise Broken("S8", self.loop.faults[0])
+        if self.story.errors:
+            raise Broken("S8", f"an error was logged: {self.story.errors[0]}")
+
+    async def run(self) -> float:
+        """All of it; returns the seconds that it took until all agreed."""
+        plan, loop = self.plan, self.loop
+        for name in plan.names:
+            if name not in plan.late:
+                self.start(name)
+        for step in plan.steps:
+            loop.at(self.began + step.at, self.do, step)
+        await asyncio.sleep(plan.seconds)
+        self.heal()
+        return await self.converge()
+
+    def heal(self) -> None:
+        """Faults stop."""
+        self.tell("world", lambda: "all faults end")
+        exchange, database = self.exchange, self.database
+        if exchange.away:
+            exchange.back()
+        exchange.cut_after = None
+        for path in exchange.paths.values():
+            path.__init__()  # type: ignore[misc]
+        for name in self.plan.names:
+            exchange.mend(name)
+        database.trouble.__init__()  # type: ignore[misc]
+        database.only.clear()
+        for process in list(self.processes.values()):
+            if process.host.frozen:
+                self.loop.thaw(process.host, timers_first=True)
+        if not self.processes:
+            self.start(self.plan.names[0])
+
+    @property
+    def bound(self) -> float:
+        """Seconds until all must agree."""
+        plan = self.plan
+        longest = max((step.lasts for step in plan.steps if step.what.startswith("source")), default=0)
+        backoff = min(30.0, 2 * longest + 1.0)
+        ttl = plan.ttl or 0.0
+        return (
+            PATIENCE * plan.heartbeat + RECONNECT + TRANSFERS + 2 * plan.hard_timeout + backoff + ttl
+        )
+
+    async def converge(self) -> float:
+        """Phase two."""
+        healed = self.loop.now
+        await asyncio.sleep(CALM * self.plan.heartbeat)
+        if self.excuses or self.database.unannounced:
+            await self._agree(refresh=True)
+        await self._agree()
+        await self._check_bounds()
+        return self.loop.now - healed
+
+    async def _agree(self, *, refresh: bool = False) -> None:
+        """Until everybody agrees, or the time for it is over; or until everybody is ready for a `refresh`."""
+        limit = self.loop.now + self.bound
+        while True:
+            if not self.plan.preload:
+                await self._read_all()
+            why = self._unready() if refresh else self.differences()
+            if why is None:
+                break
+            if self.loop.now >= limit:
+                raise Broken("L3" if refresh else "L1", why)
+            await asyncio.sleep(self.plan.heartbeat / 2)
+        if refresh:
+            process = next(iter(self.processes.values()))
+            self.tell("world", lambda: f"asks {process.host.name} for a refresh")
+            task = self.loop.spawn(process.host, self._refresh(process), "refresh")
+            await asyncio.sleep(self.plan.heartbeat)
+            while not task.done():
+                if self.loop.now >= limit + self.bound:
+                    raise Broken("L3", "a refresh does not come to an end")
+                await asyncio.sleep(self.plan.heartbeat / 2)
+            if (error := task.exception()) is not None:
+                raise Broken("L3", f"a refresh failed: {error!r}")
+
+    async def _read_all(self) -> None:
+        """On demand nothing is looked for before somebody asks."""
+        tasks = [
+            self.loop.spawn(process.host, self._call(process, Step(0, 0.0, "get", key=key)), "read")
+            for process in self.processes.values()
+            for key in self.keys
+            if process.open and not process.leaving
+        ]
+        await asyncio.wait(tasks, timeout=self.plan.hard_timeout + 1.0)
+
+    async def _refresh(self, process: Process) -> None:
+        await process.repository.refresh()
+
+    def _unready(self) -> str | None:
+        for process in self.processes.values():
+            name = process.host.name
+            if not process.open:
+                return f"{name} has not come up"
+            if process.leaving:
+                return f"{name} does not come to its end"
+            if process.repository.state is not State.READY:
+                return f"{name} is {process.repository.state}: {process.repository.causes}"
+        return None
+
+    def differences(self) -> str | None:
+        """What keeps the nodes from agreeing with the source."""
+        why = self._unready()
+        if why is not None:
+            return why
+        rows = self.database.rows
+        for process in self.processes.values():
+            name, session = process.host.name, process.session
+            assert session is not None
+            table = session.replica.table
+            for key in self.keys:
+                entity, record = table.live.get(key), rows.get(key)
+                shown = None if entity is None else (entity.version, entity.mark)
+                if shown is None and not session.replica.whole:
+                    continue
+                if shown != (None if record is None else (record.version, record.mark)):
+                    return f"{name} holds key {key} as {shown}, the source has {record}"
+            if session.replica.whole and table.root != self._digest(process):
+                return f"{name}'s digest is not that of the source's content"
+            if not session.upkeep.clean:
+                return f"{name} is not clean: {session.upkeep.missed}"
+            if any(seat.unsent for seat in process.node._seats):
+                return f"{name} has events that wait for the broker"
+            if process.calls:
+                return f"{name}: {next(iter(process.calls.values()))} has not come to its end"
+            if len(process.node.members) != len(self.processes):
+                return f"{name} sees {process.node.members}"
+        return None
+
+    def _digest(self, process: Process) -> int:
+        session = process.session
+        assert session is not None
+        table: Table[int, Any] = Table(session.replica.keys, session.replica.rows)
+        for key, record in self.database.rows.items():
+            entity = process.repository.entity(key, record.version, record.mark)
+            table.put(key, entity, session.replica.table.stamp(key))
+        return table.root
+
+    async def _check_bounds(self) -> None:
+        """S6 and S8 at the end. A refresh may be under way."""
+        limit = self.loop.now + PATIENCE * self.plan.heartbeat
+        while (left := self._left()) is not None:
+            if self.loop.now >= limit:
+                raise Broken("S6", left)
+            await asyncio.sleep(self.plan.heartbeat / 10)
+        for process in self.processes.values():
+            if process.node.stats.crashes:
+                raise Broken("S8", f"{process.host.name} has seen a crash")
+
+    def _left(self) -> str | None:
+        """What is still held for something that should be over."""
+        for process in self.processes.values():
+            session = process.session
+            assert session is not None
+            window = session.replica.window
+            left = {
+                "open loads": window._open,
+                "touched keys": window._touched,
+                "loads": session.loads._flying,
+                "writes": session.writer._under_way,
+                "callers": (*session.upkeep._asked, *session.upkeep._waiting),
+            }
+            for what, held in left.items():
+                if held:
+                    return f"{process.host.name} still has {len(held)} {what}"
+        return None
+
+
+Begin = Callable[[World, Step], None]
+
+CALLS: Final[dict[str, Callable[..., Any]]] = {
+    "get": World.get,
+    "fresh": lambda world, process, step: world.get(process, step, max_staleness=0.05),
+    "get_many": World.get_many,
+    "update": World.update,
+    "stale-update": World.update,
+    "create": World.create,
+    "touch": World.touch,
+    "delete": World.delete,
+    "refresh": World.refresh,
+    "invalidate": World.invalidate,
+    "clear": World.clear,
+}
+
+
+def _path(attribute: str, *, mends: bool = False) -> tuple[Begin, Begin]:
+    def begin(world: World, step: Step) -> None:
+        setattr(world.exchange.path(step.who), attribute, step.amount or True)
+
+    def end(world: World, step: Step) -> None:
+        rest = {"slow": 1.0, "lossy": 0.0, "twice": 0.0, "unsure": 0.0}
+        setattr(world.exchange.path(step.who), attribute, rest.get(attribute, False))
+        if mends:
+            world.exchange.mend(step.who)
+
+    return begin, end
+
+
+def _cut(world: World, step: Step) -> None:
+    path = world.exchange.path(step.who)
+    path.cut, path.holds = True, step.how == "holds"
+    if step.how == "loses":
+        for link in world.exchange.links_of(step.who):
+            world.exchange.lose(link, "nothing was heard of it")
+
+
+def _mend(world: World, step: Step) -> None:
+    path = world.exchange.path(step.who)
+    path.cut = path.holds = False
+    world.exchange.mend(step.who)
+
+
+def _half_open(world: World, step: Step) -> None:
+    for link in world.exchange.links_of(step.who):
+        world.exchange.half_open(link)
+
+
+def _lose_link(world: World, step: Step) -> None:
+    for link in world.exchange.links_of(step.who):
+        world.exchange.lose(link, "the connection was reset")
+
+
+def _trouble(attribute: str, rest: Any) -> tuple[Begin, Begin]:
+    def of(world: World, step: Step) -> Any:
+        database = world.database
+        if not step.who:
+            return database.trouble
+        return database.only.setdefault(step.who, type(database.trouble)())
+
+    def begin(world: World, step: Step) -> None:
+        value = True if rest is False else step.amount
+        setattr(of(world, step), attribute, value)
+
+    def end(world: World, step: Step) -> None:
+        setattr(of(world, step), attribute, rest)
+
+    return begin, end
+
+
+def _kill(world: World, step: Step) -> None:
+    world.kill(step.who)
+
+
+def _restart(world: World, step: Step) -> None:
+    if step.lasts:
+        world.start(step.who)
+
+
+def _start_after_leaving(world: World, step: Step) -> None:
+    if not step.lasts:
+        return
+    process = world.processes.get(step.who)
+    if process is not None and process.leaving:
+        world.loop.at(world.loop.now + 0.05, _start_after_leaving, world, step)
+    else:
+        world.start(step.who)
+
+
+def _freeze(world: World, step: Step) -> None:
+    process = world.processes.get(step.who)
+    if process is None:
+        return
+    process.host.frozen = True
+    if step.how == "link":
+        for link in world.exchange.links_of(step.who):
+            world.exchange.lose(link, "nothing was heard of it")
+
+
+def _thaw(world: World, step: Step) -> None:
+    process = world.processes.get(step.who)
+    if process is not None and process.host.frozen:
+        world.loop.thaw(process.host, timers_first=step.how == "timers")
+
+
+def _jump(world: World, step: Step) -> None:
+    world.offsets[step.who] += step.amount
+    process = world.processes.get(step.who)
+    if process is not None:
+        process.host.offset = world.offsets[step.who]
+
+
+def _back(world: World, step: Step) -> None:
+    lost = int(step.amount) if step.how == "tail" else 0
+    world.exchange.back(empty=step.how == "empty", lost=lost)
+
+
+def _cut_transfers(world: World, step: Step) -> None:
+    world.exchange.cut_after = int(step.amount)
+
+
+def _transfers_back(world: World, step: Step) -> None:
+    world.exchange.cut_after = None
+
+
+def _hostile(world: World, step: Step) -> None:
+    payload = hostile.message(step.how, draw(world.plan.seed, "hostile", step.number), world.taken)
+    if not world.exchange.away:
+        world.exchange.spread(payload, "a stranger")
+
+
+_FAULTS: Final[dict[str, tuple[Begin, Begin | None]]] = {
+    "start": (lambda world, step: world.start(step.who), None),
+    "kill": (_kill, _restart),
+    "leave": (lambda world, step: world.leave(step.who), _start_after_leaving),
+    "freeze": (_freeze, _thaw),
+    "jump": (_jump, None),
+    "lossy": _path("lossy"),
+    "twice": _path("twice"),
+    "unsure": _path("unsure"),
+    "slow": _path("slow"),
+    "mute": _path("mute"),
+    "deaf": _path("deaf", mends=True),
+    "cut": (_cut, _mend),
+    "half-open": (_half_open, None),
+    "lose-link": (_lose_link, None),
+    "outage": (lambda world, step: world.exchange.outage(), _back),
+    "trim": (lambda world, step: world.exchange.trim(int(step.amount)), None),
+    "cut-transfers": (_cut_transfers, _transfers_back),
+    "hostile": (_hostile, None),
+    "source-away": _trouble("away", rest=False),
+    "source-hangs": _trouble("hangs", rest=False),
+    "source-slow": _trouble("slow", rest=1.0),
+    "errors": _trouble("errors", rest=0.0),
+    "lost-answers": _trouble("lost_answers", rest=0.0),
+    "hung": _trouble("hung", rest=0.0),
+    "sql": (lambda world, step: world.database.sql(step.how, step.key), None),
+    "save": (lambda world, step: world.database.save(), None),
+    "restore": (lambda world, step: world.database.restore(), None),
+}
+
+
+class _Errors(logging.Handler):
+    """What the product logs as an error is one."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(logging.ERROR)
+        self._story = story
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f": {record.exc_info[1]!r}"
+        self._story.errors.append(text)
+
+
+def run(plan: Plan, *, told: bool = False) -> Verdict:
+    """Run a plan; with `told` the verdict has a trace, one line for each event."""
+    with simulated(plan.seed) as loop:
+        story = Story(loop, told=told)
+        logger = logging.getLogger("imperfect_dollop")
+        handler = _Errors(story)
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.ERROR)
+        logger.propagate = False
+        broken: Broken | None = None
+        healed = 0.0
+        world = World(plan, loop, story)
+        loop.moment = world.moment
+        try:
+            healed = loop.run_until_complete(world.run())
+        except Broken as failure:
+            broken = failure
+        except Livelock as failure:
+            broken = Broken("livelock", str(failure))
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+        return Verdict(
+            promise=None if broken is None else broken.promise,
+            text="" if broken is None else broken.text,
+            at=loop.now - world.began,
+            callbacks=loop.callbacks,
+            trace=tuple(story.lines),
+            healed=healed,
+            seen=frozenset(world.seen),
+        )
