@@ -92,8 +92,7 @@ class World:
         self.tell = story.tell
         self.keys = range(1, plan.keys + 1)
         self.exchange = Exchange(plan, loop, self.tell)
-        if story.told:
-            self.exchange.on_taken = story.message
+        self.exchange.on_taken = self.message
         self.database = Database(plan, loop, self.tell)
         self.database.seed(key for key in self.keys if draw(plan.seed, "seeded", key) < 0.7)
         self.judge = Judge(self.database, self.keys, self.tell)
@@ -143,6 +142,12 @@ class World:
     async def _enter(self, process: Process) -> None:
         await process.node.__aenter__()
         process.open = True
+
+    def message(self, sender: str, payload: bytes) -> None:
+        """The broker has taken a message."""
+        self.taken.append(payload)
+        if self.story.told:
+            self.story.message(sender, payload)
 
     def kill(self, name: str) -> None:
         """A process ends, as with SIGKILL."""
@@ -366,9 +371,8 @@ class World:
             if self.loop.now >= limit:
                 raise Broken("L3" if refresh else "L1", why)
             await asyncio.sleep(self.plan.heartbeat / 2)
-        if refresh:
-            process = next(iter(self.processes.values()))
-            self.tell("world", lambda: f"asks {process.host.name} for a refresh")
+        for process in self._who_refreshes() if refresh else ():
+            self.tell("world", lambda process=process: f"asks {process.host.name} for a refresh")
             task = self.loop.spawn(process.host, self._refresh(process), "refresh")
             await asyncio.sleep(self.plan.heartbeat)
             while not task.done():
@@ -377,6 +381,11 @@ class World:
                 await asyncio.sleep(self.plan.heartbeat / 2)
             if (error := task.exception()) is not None:
                 raise Broken("L3", f"a refresh failed: {error!r}")
+
+    def _who_refreshes(self) -> list[Process]:
+        """One for all; on demand everybody for what it holds."""
+        everybody = list(self.processes.values())
+        return everybody[:1] if self.plan.preload else everybody
 
     async def _read_all(self) -> None:
         """On demand nothing is looked for before somebody asks."""
