@@ -140,10 +140,15 @@ class Exchange:
         del self.log[:gone]
         self.first += gone
 
-    def half_open(self, link: SimLink) -> None:
-        """The connection is dead, and neither end knows."""
-        link.dead = True
-        self._cut_transfers(link, "the connection is dead")
+    def half_open(self, link: SimLink, how: str) -> None:
+        """The connection only looks alive. `how`: nothing gets ``out``, nothing gets ``in``, or neither."""
+        if how == "out":
+            link.mute = True
+        elif how == "in":
+            link.deaf = True
+        else:
+            link.dead = True
+            self._cut_transfers(link, "the connection is dead")
 
     def mend(self, host: str) -> None:
         """The way is open again: what was held comes through, who was not told is told."""
@@ -173,7 +178,7 @@ class Exchange:
                 self._broken.append(link)  # TCP loses nothing in the middle of a connection
             return
         answer = self.loop.now + link.latency("answer")
-        if path.mute:
+        if path.mute or link.mute:
             self.tell("broker", lambda: f"loses what {host.name} publishes")
             self.loop.arrive(host, answer, _taken, taken)
             return
@@ -207,7 +212,7 @@ class Exchange:
         if path.cut and path.holds and not self.keeps:
             self._hold(who, functools.partial(self._send, link, payload, sender, number))
             return
-        if path.cut or path.deaf:
+        if path.cut or path.deaf or link.deaf:
             link.behind = self.keeps
             return
         if not self.keeps and draw(self.plan.seed, "lost", link.name, link.received) < path.lossy:
@@ -221,7 +226,7 @@ class Exchange:
     def _go_on(self, link: SimLink) -> None:
         """After a while in which nothing came through, a reader of a stream reads on where it was."""
         path = self.path(link.host.machine)
-        if not link.behind or link.dead or path.cut or path.deaf:
+        if not link.behind or link.dead or link.deaf or path.cut or path.deaf:
             return
         link.behind = False
         when = max(self.loop.now, link.lanes.get("", 0.0)) + link.latency("way")
@@ -295,7 +300,7 @@ class SimLink:
         self.host = host
         self.inbox = Inbox("the broker", exchange.plan.inbox)
         self.gone = False  # lost, or left
-        self.dead = False  # half-open
+        self.dead = self.deaf = self.mute = False  # half-open, and which way it is not
         self.behind = False  # of a stream: does not read on before the way is open again
         self.taken = 0  # messages that the broker has taken
         self.received = 0  # messages on their way here
@@ -333,7 +338,7 @@ class SimLink:
         path = exchange.path(self.host.machine)
         if self.gone or self.dead:
             return
-        if path.cut or path.deaf:  # it was on its way
+        if path.cut or path.deaf or self.deaf:  # it was on its way
             self.behind = exchange.keeps
             return
         if exchange.keeps:

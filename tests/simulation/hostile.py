@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from imperfect_dollop.replica.messages import Heartbeat
+
 __all__ = ["message"]
 
 
@@ -26,5 +28,7 @@ def message(how: str, drawn: float, taken: Sequence[bytes]) -> bytes:
         stamp = [2**63 - 1, 2**63 - 1, "stranger"]
         event = [2, b"\x01", b"\x93\x01\x01\xa1x", stamp, [0, 0, ""]]
         return msgspec.msgpack.encode(["e", "stranger", "rows", "unknown", 1, [event]])
+    if how == "poison":
+        return msgspec.msgpack.encode(Heartbeat("stranger", "stranger", 1, 2**63 - 1, False, []))
     event = [2, b"\x01", b"\x91\x01", [1, 1, "foreign"], [0, 0, ""]]
     return msgspec.msgpack.encode(["e", "foreign", "rows", "another shape", 1, [event]])

@@ -64,6 +64,8 @@ class Plan:
     outbox: int = 10_000
     inbox: int = 10_000
     backlog: int = 10_000
+    pad: int = 0  # characters that every row has besides
+    stubborn: bool = False  # the source's driver does not heed that it is cancelled
     broker_latency: float = 0.005
     source_latency: float = 0.005
     late: tuple[str, ...] = ()  # nodes that are not there from the beginning
@@ -109,8 +111,8 @@ FLAVOURS: Final[dict[str, int]] = {
 
 FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "races": (),
-    "losses": ("lossy", "twice", "deaf", "mute", "hostile", "unsure"),
-    "links": ("cut", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow", "unsure"),
+    "losses": ("lossy", "lossy", "twice", "lossy", "hostile", "last-words"),
+    "links": ("cut", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow", "unsure", "deaf", "mute", "last-words"),
     "source": ("source-away", "source-hangs", "source-slow", "errors", "lost-answers", "hung", "sql"),
     "crashes": ("kill", "kill", "leave", "freeze", "freeze", "cut", "lossy"),
     "clocks": ("jump", "jump", "freeze", "kill"),
@@ -119,7 +121,7 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "demand": ("lossy", "cut", "source-away", "hung", "sql", "freeze", "lose-link"),
     "graves": ("freeze-long", "cut-long"),
     "mixed": (
-        *("lossy", "twice", "deaf", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow"),
+        *("lossy", "twice", "deaf", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow", "mute", "last-words"),
         *("source-away", "source-hangs", "errors", "lost-answers", "hung", "sql", "restore", "kill", "leave"),
         *("freeze", "jump", "cut-transfers", "clear", "hostile", "unsure"),
     ),
@@ -168,7 +170,13 @@ def make(seed: int) -> Plan:
         skews = [chance.choice((0.0, 0.005, -0.005, 0.02, 0.3, -2.0, 2.0)) for _ in names]
     _life(m, flavour, names, keys, seconds, heartbeat, preload=preload)
     for name in late:
-        m.add(chance.uniform(0.0, 0.9) * seconds, "start", who=name)
+        at = chance.uniform(0.0, 0.9) * seconds
+        m.add(at, "start", who=name)
+        _joining(m, names, keys, at)
+    if flavour == "cold":
+        if m.maybe(0.3):
+            m.add(0.0, "source-away", lasts=chance.uniform(0.1, 3.0))
+        _joining(m, names, keys, 0.0)
     count = chance.randint(1, 4) if FAULTS[flavour] else 0
     if flavour == "mixed":
         count += chance.randint(0, 4)
@@ -192,9 +200,11 @@ def make(seed: int) -> Plan:
         copies=m.maybe(0.1),
         ttl=chance.uniform(3.0, 8.0) * heartbeat if m.maybe(0.12) else None,
         max_entries=chance.randint(1, 3) if not preload and m.maybe(0.4) else None,
-        outbox=chance.randint(2, 6) if m.maybe(0.1) else 10_000,
+        outbox=chance.randint(1, 4) if m.maybe(0.1) else 10_000,
         inbox=chance.randint(4, 10) if m.maybe(0.1) else 10_000,
         backlog=chance.randint(5, 30) if m.maybe(0.15) else 10_000,
+        pad=30_000 if flavour == "cold" and m.maybe(0.5) else 0,
+        stubborn=m.maybe(0.1),
         broker_latency=chance.choice((0.001, 0.005, 0.005, 0.02)),
         source_latency=chance.choice((0.001, 0.005, 0.005, 0.02)),
         late=tuple(late),
@@ -230,7 +240,7 @@ def _life(
         for _ in range(chance.randint(1, 6)):
             what = chance.choice(OTHERS if m.maybe(reads) else WRITES)
             more: dict[str, Any] = {}
-            if m.maybe(0.07):
+            if m.maybe(0.12):
                 more = {"how": "cancelled", "lasts": chance.expovariate(1 / 0.01)}
             m.add(
                 begins + chance.uniform(0.0, width),
@@ -239,6 +249,42 @@ def _life(
                 key=key if m.maybe(0.85) else chance.randint(1, keys),
                 **more,
             )
+
+
+def _joining(m: _Maker, names: list[str], keys: int, at: float) -> None:
+    """Much is written and read while a node comes up."""
+    chance = m.chance
+    width = chance.choice((0.1, 0.5))
+    for _ in range(chance.randint(2, 8)):
+        m.add(
+            at + chance.uniform(0.0, width),
+            chance.choice((*WRITES, *OTHERS[:3])),
+            who=chance.choice(names),
+            key=chance.randint(1, keys),
+        )
+
+
+def _last_words(m: _Maker, names: list[str], keys: int, at: float) -> None:
+    """Somebody is not listening while somebody else says something, for the last time."""
+    chance = m.chance
+    reader, writer = chance.sample(names, 2)
+    how = chance.choice(("lose-link", "cut", "outage", "lossy", "freeze"))
+    lasts = chance.uniform(0.1, 1.0)
+    if how == "outage":
+        m.add(at + 0.1, "outage", how=chance.choice(("empty", "tail")), lasts=lasts, amount=chance.randint(1, 4))
+    elif how == "cut":
+        m.add(at, "cut", who=reader, how="loses", lasts=lasts)
+        m.add(at + 0.9 * lasts, "trim")
+    elif how == "lossy":
+        m.add(at, "lossy", who=reader, lasts=lasts, amount=1.0)
+    elif how == "freeze":
+        m.add(at, "freeze", who=reader, lasts=lasts, how="link")
+        m.add(at + 0.9 * lasts, "trim")
+    else:
+        m.add(at, "lose-link", who=reader)
+    m.add(at + 0.02, chance.choice(WRITES), who=writer, key=chance.randint(1, keys))
+    m.add(at + 0.04, chance.choice(WRITES), who=writer, key=chance.randint(1, keys))
+    m.add(at + chance.uniform(0.06, 0.12), chance.choice(("kill", "leave")), who=writer)
 
 
 def _fault(
@@ -265,7 +311,9 @@ def _fault(
                 key=chance.randint(1, keys),
             )
 
-    if what == "lossy":
+    if what == "last-words":
+        _last_words(m, names, keys, at)
+    elif what == "lossy":
         m.add(at, "lossy", who=who, lasts=short, amount=chance.choice((0.2, 0.5, 1.0)))
         busy()
     elif what == "twice":
@@ -283,7 +331,7 @@ def _fault(
             m.add(at + 2 * short, "cut", who=who, how="loses", lasts=short)
         busy(3)
     elif what == "half-open":
-        m.add(at, "half-open", who=who)
+        m.add(at, "half-open", who=who, how=chance.choice(("", "in", "in", "in", "out")))
         busy()
     elif what == "lose-link":
         m.add(at, "lose-link", who=who)
@@ -306,7 +354,7 @@ def _fault(
             m.add(at + chance.uniform(0.0, 1.0), "hostile", how=chance.choice(HOSTILE))
     elif what in ("source-away", "source-hangs", "source-slow"):
         only = who if m.maybe(0.3) else ""
-        m.add(at, what, who=only, lasts=short, amount=chance.choice((5.0, 50.0)))
+        m.add(at, what, who=only, lasts=short, amount=chance.choice((5.0, 50.0, 300.0)))
         busy()
     elif what in ("errors", "lost-answers", "hung"):
         only = who if m.maybe(0.3) else ""
@@ -320,6 +368,7 @@ def _fault(
         m.add(at, "restore")
     elif what == "kill":
         m.add(near, "kill", who=who, lasts=0.0 if m.maybe(0.3) else short)
+        _joining(m, names, keys, near + short)
         busy()
         if m.maybe(0.7):  # while it writes
             m.add(
@@ -330,6 +379,7 @@ def _fault(
             )
     elif what == "leave":
         m.add(at, "leave", who=who, lasts=0.0 if m.maybe(0.3) else short)
+        _joining(m, names, keys, at + short)
         busy()
     elif what == "freeze":
         lasts = min(seconds - at, chance.choice((0.05, 0.5, 4.0, 8.0)))
@@ -344,6 +394,7 @@ def _fault(
         m.add(at + 0.01, "kill", who=who, lasts=0.1)
     elif what == "clear":
         m.add(at, "clear", who=who)
+        _joining(m, names, keys, at)
         busy(3)
     elif what in ("freeze-long", "cut-long"):
         # Longer than tombstones live.
@@ -358,5 +409,5 @@ def _fault(
         raise ValueError(what)
 
 
-HOSTILE: Final = ("noise", "truncated", "foreign", "huge-version", "replay", "empty")
+HOSTILE: Final = ("poison", "noise", "truncated", "foreign", "huge-version", "replay", "empty")
 SQL: Final = ("update", "update-unversioned", "delete", "insert")

@@ -34,6 +34,7 @@ class Row(msgspec.Struct, frozen=True):
     id: int
     version: int = 0
     mark: str = ""
+    pad: str = ""
 
 
 class RowTwo(msgspec.Struct, frozen=True):
@@ -42,6 +43,7 @@ class RowTwo(msgspec.Struct, frozen=True):
     id: int
     version: int = 0
     mark: str = ""
+    pad: str = ""
     colour: str = "blue"
 
 
@@ -116,6 +118,7 @@ class Database:
         self.calls: dict[tuple[str, str], int] = {}  # reads so far, by host and verb
         self.full_loads = 0
         self.backup: dict[int, Record] = {}
+        self.pad = "x" * plan.pad
 
     def line(self, key: int) -> Line:
         return self.lines.setdefault(key, Line())
@@ -227,6 +230,8 @@ class Database:
         if lost:
             gone = ConnectionResetError("the connection was lost")
             loop.arrive(host, answers, _fail, answer, gone)
+        if self.plan.stubborn and write:
+            return await _stubborn(answer)
         return await answer
 
     def _work(
@@ -278,7 +283,7 @@ class SimSource:
         self._operation = operation
 
     def _made(self, key: int, record: Record) -> Any:
-        return self._entity(key, record.version, record.mark)
+        return self._entity(key, record.version, record.mark, self._database.pad)
 
     async def load(self, key: int, /) -> Any | None:
         """See `imperfect_dollop.source.Source.load`."""
@@ -361,6 +366,16 @@ def _latency(*what: object) -> float:
     if chance < 0.08:
         return 20.0 * draw("long", *what)
     return 0.1 + 1.5 * chance
+
+
+async def _stubborn(answer: asyncio.Future[R]) -> R:
+    """As a driver that does not heed its cancellation."""
+    while not answer.done():
+        try:
+            await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            continue
+    return answer.result()
 
 
 def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
