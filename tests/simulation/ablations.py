@@ -368,6 +368,15 @@ def _cold_guard(swap: Swap) -> None:
     swap(upkeep.Upkeep, "warm", lambda held: warm)
 
 
+@ablation("turn", "every cold node loads, whoever else does")
+def _turn(swap: Swap) -> None:
+    async def turn(self: Any, failures: int) -> bool:
+        await asyncio.sleep(0)
+        return True
+
+    swap(seat.Seat, "turn", lambda held: turn)
+
+
 # -- calls ---------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,9 @@ __all__ = ["Exchange", "Path", "SimBroker"]
 CONNECT_SECONDS: Final = 2.0
 """After which an attempt to connect to a broker that does not answer is given up."""
 
+SLOWEST: Final = 1.0
+"""Seconds that anything is on its way, at most."""
+
 LONG: Final = 0.05
 """Share of the messages that take up to twenty times as long."""
 
@@ -219,7 +222,7 @@ class Exchange:
             self.tell("broker", lambda: f"loses a message of {sender} to {who}")
             return
         lane = "" if self.keeps else sender
-        when = max(link.lanes.get(lane, 0.0), self.loop.now + path.slow * link.latency("way"))
+        when = max(link.lanes.get(lane, 0.0), self.loop.now + min(SLOWEST, path.slow * link.latency("way")))
         link.lanes[lane] = when
         self.loop.arrive(link.host, when, link.put, _Numbered(payload, number))
 
@@ -365,7 +368,7 @@ class SimLink:
         taken: asyncio.Future[None] = exchange.loop.create_future()
         path = exchange.path(self.host.machine)
         loop = exchange.loop
-        self._leaves = max(self._leaves, loop.now + path.slow * self.latency("publish"))
+        self._leaves = max(self._leaves, loop.now + min(SLOWEST, path.slow * self.latency("publish")))
         loop.at(self._leaves, exchange.take, self, bytes(payload), taken)
         self._under_way[taken] = None
         try:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from imperfect_dollop.replica.messages import Heartbeat
 
-__all__ = ["message"]
+__all__ = ["STRANGER", "forged"]
+
+STRANGER: Final = "stranger"
+"""The name that they come under."""
 
 
-def message(how: str, drawn: float, taken: Sequence[bytes]) -> bytes:
+def forged(how: str, drawn: float, taken: Sequence[bytes]) -> bytes:
     """Bytes that change nothing, whatever `how` they were made. `taken`: what was sent before."""
     chance = random.Random(drawn)
     if how == "noise" or (not taken and how in ("truncated", "replay")):
@@ -29,6 +33,6 @@ def message(how: str, drawn: float, taken: Sequence[bytes]) -> bytes:
         event = [2, b"\x01", b"\x93\x01\x01\xa1x", stamp, [0, 0, ""]]
         return msgspec.msgpack.encode(["e", "stranger", "rows", "unknown", 1, [event]])
     if how == "poison":
-        return msgspec.msgpack.encode(Heartbeat("stranger", "stranger", 1, 2**63 - 1, False, []))
+        return msgspec.msgpack.encode(Heartbeat(STRANGER, STRANGER, 1, 2**63 - 1, False, []))
     event = [2, b"\x01", b"\x91\x01", [1, 1, "foreign"], [0, 0, ""]]
     return msgspec.msgpack.encode(["e", "foreign", "rows", "another shape", 1, [event]])

@@ -110,9 +110,9 @@ FLAVOURS: Final[dict[str, int]] = {
 """What a plan is mainly about, and how often."""
 
 FAULTS: Final[dict[str, tuple[str, ...]]] = {
-    "races": (),
+    "races": ("slow", "slow", "twice", "invalidate"),
     "losses": ("lossy", "lossy", "twice", "lossy", "hostile", "last-words"),
-    "links": ("cut", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow", "unsure", "deaf", "mute", "last-words"),
+    "links": ("cut", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow", "unsure", "deaf", "mute", "last-words", "overflow"),
     "source": ("source-away", "source-hangs", "source-slow", "errors", "lost-answers", "hung", "sql"),
     "crashes": ("kill", "kill", "leave", "freeze", "freeze", "cut", "lossy"),
     "clocks": ("jump", "jump", "freeze", "kill"),
@@ -134,6 +134,7 @@ class _Maker:
         self.chance = random.Random(f"plan {seed}")
         self.seed = seed
         self.steps: list[tuple[float, dict[str, Any]]] = []
+        self.narrow = False  # the outbox is to overflow
 
     def maybe(self, share: float) -> bool:
         return self.chance.random() < share
@@ -175,9 +176,13 @@ def make(seed: int) -> Plan:
         _joining(m, names, keys, at)
     if flavour == "cold":
         if m.maybe(0.3):
-            m.add(0.0, "source-away", lasts=chance.uniform(0.1, 3.0))
+            lasts = chance.uniform(0.4, 3.0)
+            m.add(0.0, "source-away", lasts=lasts)
+            for _ in range(4):
+                at = chance.uniform(0.2, lasts)
+                m.add(at, "get", who=chance.choice(names), key=chance.randint(1, keys))
         _joining(m, names, keys, 0.0)
-    count = chance.randint(1, 4) if FAULTS[flavour] else 0
+    count = chance.randint(0 if flavour == "races" else 1, 3)
     if flavour == "mixed":
         count += chance.randint(0, 4)
     for _ in range(count):
@@ -185,6 +190,8 @@ def make(seed: int) -> Plan:
         share = chance.uniform(0.02, 0.3) if flavour == "graves" else chance.uniform(0.05, 0.95)
         _fault(m, what, names, keys, share * seconds, seconds, heartbeat)
     checked = m.maybe(0.6)
+    if flavour in ("losses", "races", "links") and m.maybe(0.6):
+        seconds = _cut_short(m, seconds)
     return Plan(
         seed=seed,
         flavour=flavour,
@@ -200,7 +207,7 @@ def make(seed: int) -> Plan:
         copies=m.maybe(0.1),
         ttl=chance.uniform(3.0, 8.0) * heartbeat if m.maybe(0.12) else None,
         max_entries=chance.randint(1, 3) if not preload and m.maybe(0.4) else None,
-        outbox=chance.randint(1, 4) if m.maybe(0.1) else 10_000,
+        outbox=chance.randint(1, 2) if m.narrow else chance.randint(1, 4) if m.maybe(0.1) else 10_000,
         inbox=chance.randint(4, 10) if m.maybe(0.1) else 10_000,
         backlog=chance.randint(5, 30) if m.maybe(0.15) else 10_000,
         pad=30_000 if flavour == "cold" and m.maybe(0.5) else 0,
@@ -212,6 +219,16 @@ def make(seed: int) -> Plan:
         skews=tuple(skews),
         steps=m.numbered(),
     )
+
+
+def _cut_short(m: _Maker, seconds: float) -> float:
+    """Right after a fault: what it has done is not made good by what comes later."""
+    ends = [at + more["lasts"] for at, more in m.steps if more["what"] in ("lossy", "cut", "deaf", "mute")]
+    if not ends:
+        return seconds
+    end = m.chance.choice(ends) + m.chance.uniform(0.0, 0.1)
+    m.steps = [(at, more) for at, more in m.steps if at < end]
+    return max(end, 0.5)
 
 
 WRITES: Final = ("update",) * 6 + ("create",) * 3 + ("delete",) * 4 + ("touch",) * 1
@@ -347,8 +364,17 @@ def _fault(
         m.add(at + 0.9 * short, "trim", amount=chance.randint(0, 2))
         busy(3)
     elif what == "slow":
-        m.add(at, "slow", who=who, lasts=short, amount=chance.choice((10.0, 100.0)))
-        busy()
+        m.add(at, "slow", who=who, lasts=max(short, 0.3), amount=chance.choice((10.0, 100.0)))
+        busy(4)
+    elif what == "invalidate":
+        key = chance.randint(1, keys)
+        for _ in range(4):
+            m.add(at + chance.uniform(0.0, 0.3), chance.choice(("invalidate", "delete", "create")), who=who, key=key)
+    elif what == "overflow":
+        m.narrow = True
+        m.add(at, "cut", who=who, how="loses", lasts=max(0.3, short))
+        for key in range(1, keys + 1):
+            m.add(at + chance.uniform(0.0, 0.3), "touch", who=who, key=key)
     elif what == "hostile":
         for _ in range(3):
             m.add(at + chance.uniform(0.0, 1.0), "hostile", how=chance.choice(HOSTILE))
@@ -394,6 +420,9 @@ def _fault(
         m.add(at + 0.01, "kill", who=who, lasts=0.1)
     elif what == "clear":
         m.add(at, "clear", who=who)
+        for _ in range(3):
+            more = {"who": chance.choice(names), "key": chance.randint(1, keys)}
+            m.add(at + chance.uniform(0.0, 0.05), "get", **more)
         _joining(m, names, keys, at)
         busy(3)
     elif what in ("freeze-long", "cut-long"):

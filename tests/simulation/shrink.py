@@ -55,7 +55,7 @@ def _plainer(plan: Plan) -> Iterator[Plan]:
     for name in plan.names:
         if name not in plan.late or any(step.who == name for step in plan.steps):
             yield plan.without_node(name)
-    used = max((step.key for step in plan.steps), default=1)
+    used = max((1, *(step.key for step in plan.steps)))
     if used < plan.keys:
         yield replace(plan, keys=used)
     if any(plan.skews):

@@ -22,8 +22,8 @@ from imperfect_dollop.repository import Repository
 from imperfect_dollop.session import Session
 from imperfect_dollop.stats import State
 
-from . import hostile
 from .broker import Exchange, SimBroker
+from .hostile import STRANGER, forged
 from .judge import Broken, Judge
 from .loop import Host, Livelock, SimLoop, draw, simulated
 from .plan import Plan, Step
@@ -34,9 +34,15 @@ __all__ = ["Process", "Verdict", "run"]
 
 OPERATION: Final[ContextVar[str]] = ContextVar("operation", default="")
 
-CALM: Final = 2.0
+CALM: Final = 1.0
 """Heartbeats after the end of faults at which it is first looked whether all agree: the next heartbeat tells of what was
 missed, and repair takes some round trips."""
+
+MILD: Final = 0.5
+"""More heartbeats where nothing was broken but messages were lost: what is missed is noticed with the next heartbeat."""
+
+ROUND_TRIPS: Final = 60
+"""Latencies until what was noticed is repaired: a few messages and reads, each of which may take twenty of them."""
 
 PATIENCE: Final = 3.0 + 3.0 + 3.0
 """More heartbeats: three to notice a member that has vanished or a link that is dead, three for a turn to load that
@@ -154,7 +160,8 @@ class World:
 
     def message(self, sender: str, payload: bytes) -> None:
         """The broker has taken a message."""
-        self.taken.append(payload)
+        if sender != STRANGER:
+            self.taken.append(payload)
         if self.story.told:
             self.story.message(sender, payload)
 
@@ -352,9 +359,9 @@ class World:
         """Seconds until all must agree, after those that are always waited for."""
         plan = self.plan
         faults = [step for step in plan.steps if step.what not in CALLS]
-        round_trips = 100 * (plan.broker_latency + plan.source_latency)
+        round_trips = ROUND_TRIPS * (plan.broker_latency + plan.source_latency)
         if all(step.what in PASSING for step in faults) and not plan.late:
-            return round_trips
+            return MILD * plan.heartbeat + round_trips
         longest = max((step.lasts for step in faults if _of_source(step)), default=0.0)
         backoff = min(30.0, 2 * longest + 1.0)
         lag = LAG if any(step.how == "out" for step in faults) else 0.0
@@ -379,6 +386,8 @@ class World:
         for process in self.processes.values():
             if process.node.stats.crashes:
                 raise Broken("S8", f"{process.host.name} has seen a crash")
+        if self._undisturbed and self.database.full_loads > 1:
+            raise Broken("L5", f"a fleet that started cold made {self.database.full_loads} loads")
         return self.loop.now - healed
 
     async def _until(self, promise: str, wrong: Callable[[], str | None]) -> None:
@@ -468,7 +477,8 @@ class World:
                 return f"{name} has events that wait for the broker"
             if process.calls:
                 return f"{name}: {next(iter(process.calls.values()))} has not come to its end"
-            if len(process.node.members) != len(self.processes):
+            seen = set(process.node.members) - {STRANGER}
+            if seen != {other.host.name for other in self.processes.values()}:
                 return f"{name} sees {process.node.members}"
         return None
 
@@ -480,6 +490,17 @@ class World:
             entity = process.repository.entity(key, record.version, record.mark, self.database.pad)
             table.put(key, entity, session.replica.table.stamp(key))
         return table.root
+
+    @property
+    def _undisturbed(self) -> bool:
+        """Whether there was no reason to load everything but that all were cold."""
+        plan = self.plan
+        return (
+            plan.preload
+            and plan.ttl is None
+            and len(plan.other_shape) in (0, plan.nodes)
+            and all(step.what in CALLS and step.what != "refresh" and step.what != "clear" for step in plan.steps)
+        )
 
     def _left(self) -> str | None:
         """What is still held for something that should be over."""
@@ -631,9 +652,9 @@ def _transfers_back(world: World, step: Step) -> None:
 
 
 def _hostile(world: World, step: Step) -> None:
-    payload = hostile.message(step.how, draw(world.plan.seed, "hostile", step.number), world.taken)
+    payload = forged(step.how, draw(world.plan.seed, "hostile", step.number), world.taken)
     if not world.exchange.away:
-        world.exchange.spread(payload, "a stranger")
+        world.exchange.spread(payload, STRANGER)
 
 
 _FAULTS: Final[dict[str, tuple[Begin, Begin | None]]] = {
