@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import os
 import subprocess
@@ -13,38 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from .ablations import ABLATIONS, without
 from .plan import Plan, make
+from .runs import planned, seeds
 from .shrink import minimal, story
-from .world import Verdict, run
+from .world import run
 
 __all__ = ["main"]
-
-COLLECT_EVERY: Final = 25
-"""Runs between two collections of garbage, which is off during a run: some megabytes each."""
-
-
-def seeds(first: int, count: int, step: int = 1) -> Iterator[tuple[Plan, Verdict]]:
-    """Run one seed after the other."""
-    gc.collect()
-    gc.freeze()
-    for place, seed in enumerate(range(first, first + count, step)):
-        if place % COLLECT_EVERY == COLLECT_EVERY - 1:
-            gc.collect()
-        plan = make(seed)
-        yield plan, run(plan)
-
-
-def planned(recipe: str) -> Plan:
-    """The plan of ``SEED``, or of ``SEED:STEP,STEP...``, as a story names it."""
-    seed, _, steps = recipe.partition(":")
-    plan = make(int(seed))
-    if not _:
-        return plan
-    return plan.only({int(number) for number in steps.split(",") if number})
-
 
 def _work(arguments: argparse.Namespace, say: Any) -> int:
     """Run the seeds of one worker, and say one line of JSON for each that fails, and one at the end."""

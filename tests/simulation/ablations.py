@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ import msgspec
 
 from imperfect_dollop import flight, membership, seat, session, sourcing, upkeep, writing
 from imperfect_dollop.broker import Gap
+from imperfect_dollop.errors import SourceUnavailableError
 from imperfect_dollop.replica import buffer, members, replica, snapshot, stamp, table, window
 from imperfect_dollop.replica.messages import FOR_ALL, Kind
 
@@ -40,21 +41,25 @@ class Swap:
 
 
 class Ablation(msgspec.Struct, frozen=True):
-    """A safeguard that is off. `means`: what is no longer done."""
+    """A safeguard that is off.
+
+    `means`: what is no longer done. `covered`: by what else no promise is broken all the same, where that is so.
+    """
 
     name: str
     means: str
     patch: Patch
+    covered: str = ""
 
 
 ABLATIONS: Final[dict[str, Ablation]] = {}
 
 
-def ablation(name: str, means: str) -> Callable[[Patch], Patch]:
+def ablation(name: str, means: str, *, covered: str = "") -> Callable[[Patch], Patch]:
     """Register a patch."""
 
     def register(patch: Patch) -> Patch:
-        ABLATIONS[name] = Ablation(name, means, patch)
+        ABLATIONS[name] = Ablation(name, means, patch, covered)
         return patch
 
     return register
@@ -388,6 +393,18 @@ def _settle(swap: Swap) -> None:
     swap(writing.Writer, "_settle", lambda held: settle)
 
 
+@ablation("settle-fails", "a raced write that the source could not settle is said to be done")
+def _settle_fails(swap: Swap) -> None:
+    def make(held: Any) -> Any:
+        async def settle(self: Any, key: Any, effects: Any) -> None:
+            with contextlib.suppress(SourceUnavailableError):
+                await held(self, key, effects)
+
+        return settle
+
+    swap(writing.Writer, "_settle", make)
+
+
 @ablation("write-lock", "two writes of a key on one node are under way at once")
 def _write_lock(swap: Swap) -> None:
     swap(writing.Writer, "_in_turn", lambda held: lambda self, key: contextlib.nullcontext())
@@ -446,6 +463,3 @@ def _drift(swap: Swap) -> None:
         return True
 
     swap(stamp.HybridClock, "observe", lambda held: observe)
-
-
-Block = AbstractContextManager[None]

@@ -77,6 +77,7 @@ class Exchange:
         self.first = 1  # the oldest that is kept
         self.log: list[tuple[bytes, str]] = []  # payload and sender, from number `first` on
         self.on_taken: Callable[[str, bytes], None] = lambda sender, payload: None
+        self.lost: dict[str, float] = {}  # when the last message of a host was lost that nobody was told of
         self._held: dict[str, list[Callable[[], None]]] = {}  # by host: what comes through later
         self._broken: list[SimLink] = []  # links on which something was lost, behind a cut
         self._untold: list[tuple[SimLink, str]] = []  # links that are lost, behind a cut
@@ -183,6 +184,7 @@ class Exchange:
         answer = self.loop.now + link.latency("answer")
         if path.mute or link.mute:
             self.tell("broker", lambda: f"loses what {host.name} publishes")
+            self.lost[host.name] = self.loop.now
             self.loop.arrive(host, answer, _taken, taken)
             return
         link.taken += 1
@@ -217,9 +219,11 @@ class Exchange:
             return
         if path.cut or path.deaf or link.deaf:
             link.behind = self.keeps
+            self.lost[sender] = self.loop.now
             return
         if not self.keeps and draw(self.plan.seed, "lost", link.name, link.received) < path.lossy:
             self.tell("broker", lambda: f"loses a message of {sender} to {who}")
+            self.lost[sender] = self.loop.now
             return
         lane = "" if self.keeps else sender
         when = max(link.lanes.get(lane, 0.0), self.loop.now + min(SLOWEST, path.slow * link.latency("way")))

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["FLAVOURS", "Plan", "Step", "make"]
+import msgspec
+
+__all__ = ["FLAVOURS", "Plan", "Step", "make", "read", "written"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,25 @@ class Plan:
             late=(*self.late, name),
             steps=tuple(step for step in self.steps if step.who != name),
         )
+
+
+def written(plan: Plan) -> str:
+    """A plan as JSON in one line: it is the same run whatever `make` makes of its seed by then."""
+
+    def plain(value: Any) -> dict[str, Any]:
+        return {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+            if field.name != "steps" and getattr(value, field.name) != field.default
+        }
+
+    whole = {**plain(plan), "steps": [plain(step) for step in plan.steps]}
+    return msgspec.json.encode(whole).decode()
+
+
+def read(text: str) -> Plan:
+    """The plan that was `written`. Raises `msgspec.ValidationError`."""
+    return msgspec.json.decode(text, type=Plan)
 
 
 FLAVOURS: Final[dict[str, int]] = {
@@ -319,13 +340,15 @@ def _fault(
     near = max(0.0, at + chance.uniform(-0.01, 0.03))
 
     def busy(count: int = 2) -> None:
-        """Something is written while the fault lasts."""
+        """Something is written while the fault lasts, mostly the same row."""
+        key = chance.randint(1, keys)
+        width = min(max(short, 0.02), chance.choice((0.05, 0.3, 5.0)))
         for _ in range(count):
             m.add(
-                at + chance.uniform(0.0, max(short, 0.02)),
+                at + chance.uniform(0.0, width),
                 chance.choice(WRITES),
                 who=chance.choice(names),
-                key=chance.randint(1, keys),
+                key=key if m.maybe(0.7) else chance.randint(1, keys),
             )
 
     if what == "last-words":
@@ -385,7 +408,7 @@ def _fault(
     elif what in ("errors", "lost-answers", "hung"):
         only = who if m.maybe(0.3) else ""
         m.add(at, what, who=only, lasts=max(short, 1.0), amount=chance.choice((0.2, 0.5, 1.0)))
-        busy(4)
+        busy(6)
     elif what == "sql":
         m.add(at, "sql", key=chance.randint(1, keys), how=chance.choice(SQL))
         busy(1)

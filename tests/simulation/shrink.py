@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from .plan import Plan, Step
+from .plan import Plan, Step, written
 from .world import Verdict, run
 
 __all__ = ["minimal", "story"]
@@ -83,6 +83,7 @@ def story(plan: Plan, verdict: Verdict) -> str:
         f"{', compare-and-swap' * plan.checked}{', on demand' * (not plan.preload)}",
         f"broken: {verdict.promise} - {verdict.text}",
         f"replay: nox -s simulate -- --replay {recipe(plan)}",
+        f"or:     nox -s simulate -- --replay '{written(plan)}'",
         "",
         *verdict.trace,
     ]

@@ -23,6 +23,7 @@ class Story:
         self.lines: list[str] = []
         self.errors: list[str] = []  # what was logged as an error
         self._loop = loop
+        self._names: dict[str, str] = {}  # of nodes, by origin
         self.tell: Callable[[str, Callable[[], str]], None] = self._tell if told else _silent
 
     def _tell(self, who: str, what: Callable[[], str]) -> None:
@@ -47,6 +48,7 @@ class Story:
                     ),
                 )
         elif isinstance(message, Heartbeat):
+            self._names[message.origin] = message.name
             state = message.repositories[0] if message.repositories else None
             if state is not None:
                 self._tell(
@@ -58,7 +60,8 @@ class Story:
                     ),
                 )
         elif isinstance(message, Take):
-            self._tell(sender, lambda: f"asks for a copy of {len(message.buckets)} buckets")
+            donor = self._names.get(message.donor, message.donor)
+            self._tell(sender, lambda: f"asks {donor} for a copy of {len(message.buckets)} buckets")
         elif isinstance(message, Refuse):
             self._tell(sender, lambda: f"refuses: {message.reason}")
 

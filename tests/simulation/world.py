@@ -58,6 +58,10 @@ no donor."""
 LAG: Final = 30.0
 """Heartbeats that a link may only look alive while messages of others arrive."""
 
+VANISHED_NOTICED: Final = False
+"""Whether the product looks for what a member has said last when it is gone. Until it does, runs in which last words were
+lost are healed by a refresh."""
+
 PASSING: Final = frozenset(
     {"lossy", "twice", "hostile", "sql", "save", "restore", "jump"}
 )
@@ -114,6 +118,7 @@ class World:
         self.processes: dict[str, Process] = {}
         self.offsets = dict(zip(plan.names, plan.skews or (0.0,) * plan.nodes, strict=True))
         self.lives: dict[str, int] = {}
+        self.gone: dict[str, float] = {}  # hosts that have ended, and when
         self.excuses: list[str] = []  # why only a refresh can find what is wrong
         self.began = loop.now
         self.taken: list[bytes] = []  # messages, for whoever repeats them
@@ -173,6 +178,7 @@ class World:
         host = process.host
         self.tell(host.name, lambda: "is killed")
         host.dead = True
+        self.gone[host.name] = self.loop.now
         unsent = sum(seat.unsent for seat in process.node._seats)
         if self.database.writing.get(host) or unsent or process.calls:
             self.excuses.append(f"{host.name} was killed before it had said what it wrote")
@@ -199,6 +205,7 @@ class World:
             del self.processes[name]
         self.tell(process.host.name, lambda: "has left")
         process.host.dead = True
+        self.gone[process.host.name] = self.loop.now
 
     def _check_ended(self, process: Process) -> None:
         if process.repository.stats.applied < 0:
@@ -378,6 +385,8 @@ class World:
         """Phase two."""
         healed = self.loop.now
         await asyncio.sleep(CALM * self.plan.heartbeat)
+        if not VANISHED_NOTICED:
+            self.excuses += self._last_words()
         if self.excuses or self.database.unannounced:
             await self._until("L1", self._disagreement)
             await self._refreshed()
@@ -389,6 +398,15 @@ class World:
         if self._undisturbed and self.database.full_loads > 1:
             raise Broken("L5", f"a fleet that started cold made {self.database.full_loads} loads")
         return self.loop.now - healed
+
+    def _last_words(self) -> list[str]:
+        """Of nodes that are gone, and of whose last messages some were lost."""
+        lost, patience = self.exchange.lost, 3 * self.plan.heartbeat
+        return [
+            f"the last words of {name} were lost"
+            for name, at in self.gone.items()
+            if lost.get(name, 0.0) >= at - patience
+        ]
 
     async def _until(self, promise: str, wrong: Callable[[], str | None]) -> None:
         """Until nothing is `wrong`, or the time for it is over."""

@@ -1,0 +1,54 @@
+"""Every safeguard is missed when it is off: a run breaks a promise without it, within 2,000 seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .runs import seeds
+from .ablations import ABLATIONS, without
+from .plan import make
+from .world import run
+
+WITHIN = 2_000
+
+FOUND = Path(__file__).with_name("found.txt")
+"""The seeds that have found them, which are looked at first: plans change, so they may no longer do."""
+
+
+def found() -> dict[str, int]:
+    lines = FOUND.read_text().splitlines()
+    pairs = (line.split() for line in lines if line and not line.startswith("#"))
+    return {name: int(seed) for name, seed, *_ in pairs}
+
+
+NEEDED = sorted(name for name, one in ABLATIONS.items() if not one.covered)
+
+
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("name", NEEDED)
+def test_it_is_missed(name: str) -> None:
+    with without(name):
+        hint = found().get(name)
+        if hint is not None and run(make(hint)).promise is not None:
+            return
+        for _, verdict in seeds(1, WITHIN):
+            if verdict.promise is not None:
+                return
+    pytest.fail(f"without {name} ({ABLATIONS[name].means}) no promise is broken in {WITHIN} seeds")
+
+
+def test_the_product_is_whole_again() -> None:
+    before = [vars(owner)[name] for owner, name in _touched()]
+    with without(*ABLATIONS):
+        pass
+    assert [vars(owner)[name] for owner, name in _touched()] == before
+
+
+def _touched() -> list[tuple[object, str]]:
+    from imperfect_dollop.replica.replica import Replica
+    from imperfect_dollop.replica.table import Table
+    from imperfect_dollop.upkeep import Upkeep
+
+    return [(Replica, "_apply"), (Table, "bury"), (Upkeep, "warm")]
