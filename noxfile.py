@@ -8,6 +8,7 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s tests -- tests/unit -k stamp    # what follows -- goes to pytest
     python3 -m nox -s tests-3.13                      # with another Python; see nox --list
     python3 -m nox -s integration                     # PostgreSQL, MariaDB, Redis, RabbitMQ
+    python3 -m nox -s simulate -- --seeds 20000       # counter-examples to the promises, looked for
     python3 -m nox -s demo -- --broker redis://127.0.0.1  # the demo, with a broker of choice
     python3 -m nox -s sample                          # five instances of examples/students, to use
     python3 -m nox -s sample -- --check               # the same, with everything taken away in turn
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 import nox
@@ -142,6 +144,20 @@ def soak(session: nox.Session) -> None:
         interrupt_timeout=FAREWELL_SECONDS,
         terminate_timeout=FAREWELL_SECONDS,
     )
+
+
+@nox.session(python=PYTHON)
+def simulate(session: nox.Session) -> None:
+    """Look for counter-examples to the promises; takes the simulator's arguments, --help tells them.
+
+    Without any: the simulator's own tests, every safeguard switched off in turn, and 500 seeds that were never tried.
+    """
+    session.install("-e", ".", *group("test"))
+    if session.posargs:
+        session.run("python", "-m", "tests.simulation", *session.posargs)
+        return
+    session.run("pytest", "tests/simulation")
+    session.run("python", "-m", "tests.simulation", "--seeds=500", f"--seed={int(time.time())}")
 
 
 @nox.session(python=PYTHON)

@@ -22,6 +22,7 @@ from .world import run
 
 __all__ = ["main"]
 
+
 def _work(arguments: argparse.Namespace, say: Any) -> int:
     """Run the seeds of one worker, and say one line of JSON for each that fails, and one at the end."""
     failed = 0
@@ -84,7 +85,9 @@ def _options() -> argparse.ArgumentParser:
         choices=sorted(ABLATIONS),
         help="a safeguard that is switched off; may be given more than once",
     )
-    parser.add_argument("--list", action="store_true", help="the safeguards that can be switched off")
+    parser.add_argument(
+        "--list", action="store_true", help="the safeguards that can be switched off"
+    )
     parser.add_argument("--stop-after", type=int, default=10, metavar="N", help="seeds that fail")
     parser.add_argument("--replay", metavar="SEED[:STEPS]", help="tell the story of one run")
     parser.add_argument("--beats", action="store_true", help="stories with heartbeats")

@@ -93,7 +93,10 @@ def _tombstone_age(swap: Swap) -> None:
     swap(session, "SWEEP_SECONDS", lambda held: 0.1)
 
 
-@ablation("horizon", "tombstones are forgotten by age, whether every live node has been heard since or not")
+@ablation(
+    "horizon",
+    "tombstones are forgotten by age, whether every live node has been heard since or not",
+)
 def _horizon(swap: Swap) -> None:
     swap(replica, "TOMBSTONE_SECONDS", lambda held: 0.0)
     swap(session, "SWEEP_SECONDS", lambda held: 0.1)
@@ -114,7 +117,9 @@ def _base(swap: Swap) -> None:
     swap(replica.Replica, "_apply", make)
 
 
-@ablation("base-agrees", "an event that is newer by version and time is applied whatever it was built on")
+@ablation(
+    "base-agrees", "an event that is newer by version and time is applied whatever it was built on"
+)
 def _base_agrees(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def apply(self: Any, event: Any, *rest: Any) -> None:
@@ -129,7 +134,10 @@ def _base_agrees(swap: Swap) -> None:
     swap(replica.Replica, "_apply", make)
 
 
-@ablation("base-begins", "the base of a write is what is held when the source answers, not when the write began")
+@ablation(
+    "base-begins",
+    "the base of a write is what is held when the source answers, not when the write began",
+)
 def _base_begins(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def wrote(self: Any, write: Any, kind: Any, key: Any, *rest: Any) -> Any:
@@ -179,7 +187,9 @@ def _proven(swap: Swap) -> None:
     swap(replica.Replica, "_proven_at", lambda held: lambda self, key: 0)
 
 
-@ablation("absent-restamped", "a row that is found absent again keeps the stamp of its old tombstone")
+@ablation(
+    "absent-restamped", "a row that is found absent again keeps the stamp of its old tombstone"
+)
 def _absent_restamped(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def bury(self: Any, key: Any, version: int, time: int) -> None:
@@ -247,7 +257,10 @@ def _epoch(swap: Swap) -> None:
     swap(membership.Membership, "_deliver", make)
 
 
-@ablation("gap-on-reconnect", "nothing is thought to be missed between two links where the broker keeps nothing")
+@ablation(
+    "gap-on-reconnect",
+    "nothing is thought to be missed between two links where the broker keeps nothing",
+)
 def _gap_on_reconnect(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def missed(self: Any, reason: str) -> None:
@@ -347,6 +360,18 @@ def _catch_up(swap: Swap) -> None:
     swap(snapshot.Joiner, "arrived", lambda held: property(lambda self: self.footer is not None))
 
 
+@ablation("donor-resets", "a donor that was cleared before its first frame gives what is left")
+def _donor_resets(swap: Swap) -> None:
+    def make(held: Any) -> Any:
+        def frames(self: Any) -> Any:
+            self._resets = self._replica.resets
+            yield from held(self)
+
+        return frames
+
+    swap(snapshot.Donor, "frames", make)
+
+
 @ablation("clean-donor", "a copy that its owner does not vouch for is taken for a good one")
 def _clean_donor(swap: Swap) -> None:
     def make(held: Any) -> Any:
@@ -434,7 +459,10 @@ def _carry_through(swap: Swap) -> None:
     swap(writing.Writer, "_carry_through", lambda held: carry)
 
 
-@ablation("own-futures", "callers that wait for one load share a future, and the first that is cancelled takes all with it")
+@ablation(
+    "own-futures",
+    "callers that wait for one load share a future, which the first that is cancelled cancels",
+)
 def _own_futures(swap: Swap) -> None:
     async def join(self: Any, key: Any) -> Any:
         started = self._flying.get(key) or self.start((key,))

@@ -77,7 +77,9 @@ class Exchange:
         self.first = 1  # the oldest that is kept
         self.log: list[tuple[bytes, str]] = []  # payload and sender, from number `first` on
         self.on_taken: Callable[[str, bytes], None] = lambda sender, payload: None
-        self.lost: dict[str, float] = {}  # when the last message of a host was lost that nobody was told of
+        self.lost: dict[
+            str, float
+        ] = {}  # when the last message of a host was lost that nobody was told of
         self._held: dict[str, list[Callable[[], None]]] = {}  # by host: what comes through later
         self._broken: list[SimLink] = []  # links on which something was lost, behind a cut
         self._untold: list[tuple[SimLink, str]] = []  # links that are lost, behind a cut
@@ -226,7 +228,9 @@ class Exchange:
             self.lost[sender] = self.loop.now
             return
         lane = "" if self.keeps else sender
-        when = max(link.lanes.get(lane, 0.0), self.loop.now + min(SLOWEST, path.slow * link.latency("way")))
+        when = max(
+            link.lanes.get(lane, 0.0), self.loop.now + min(SLOWEST, path.slow * link.latency("way"))
+        )
         link.lanes[lane] = when
         self.loop.arrive(link.host, when, link.put, _Numbered(payload, number))
 
@@ -311,7 +315,9 @@ class SimLink:
         self.behind = False  # of a stream: does not read on before the way is open again
         self.taken = 0  # messages that the broker has taken
         self.received = 0  # messages on their way here
-        self.lanes: dict[str, float] = {}  # when the last message arrives, by sender where that matters
+        self.lanes: dict[
+            str, float
+        ] = {}  # when the last message arrives, by sender where that matters
         self.epoch = 0
         self.arrived = 0  # the number of the last message in the inbox
         self.reached = 0  # and of the last that the reader has got
@@ -372,7 +378,9 @@ class SimLink:
         taken: asyncio.Future[None] = exchange.loop.create_future()
         path = exchange.path(self.host.machine)
         loop = exchange.loop
-        self._leaves = max(self._leaves, loop.now + min(SLOWEST, path.slow * self.latency("publish")))
+        self._leaves = max(
+            self._leaves, loop.now + min(SLOWEST, path.slow * self.latency("publish"))
+        )
         loop.at(self._leaves, exchange.take, self, bytes(payload), taken)
         self._under_way[taken] = None
         try:

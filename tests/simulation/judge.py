@@ -2,7 +2,8 @@
 
 For each key the source went through a row of states; what one run of a node shows of it walks along that row and
 never backwards. That is S1 (there is such a state), S2 and S3 (not backwards), S4 (where a key was there from the
-beginning, "absent" is no state before its first delete) and S5 (an acknowledged write is a step that the walk has made).
+beginning, "absent" is no state before its first delete) and S5 (an acknowledged write is a step that the walk has
+made).
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from .source import BEFORE, Database
 if TYPE_CHECKING:
     from .world import Process
 
-__all__ = ["Broken", "Judge"]
+__all__ = ["BrokenPromiseError", "Judge"]
 
 ABSENT: Final = None
 NOT_SHOWN: Final = object()
 
 
-class Broken(Exception):
+class BrokenPromiseError(Exception):
     """A promise was broken; `promise` is its name."""
 
     def __init__(self, promise: str, text: str) -> None:
@@ -76,7 +77,13 @@ class Judge:
             shown[key] = entity
 
     def saw(
-        self, process: Process, key: int, entity: Any, *, since: int | None = None, how: str = "shows"
+        self,
+        process: Process,
+        key: int,
+        entity: Any,
+        *,
+        since: int | None = None,
+        how: str = "shows",
     ) -> None:
         """A node has shown this for a key; a read may return what was there when it began (`since`)."""
         walked = process.walked[key]
@@ -88,18 +95,18 @@ class Judge:
             place = line.absent(least)
             if place is None:
                 promise = "S4" if walked == 0 and not line.gone else "S1"
-                raise Broken(promise, self._against(process, key, told, least))
+                raise BrokenPromiseError(promise, self._against(process, key, told, least))
         else:
             place = line.place(entity.mark, least)
             state = None if place is None else line.states[place].record
             if state is None or state.version != entity.version or entity.id != key:
-                raise Broken("S1", self._against(process, key, told, least))
+                raise BrokenPromiseError("S1", self._against(process, key, told, least))
             assert place is not None
             if place < least:
                 own = process.wrote.get(key, BEFORE) > place
                 gone = any(place < grave <= least for grave in line.gone)
                 promise = "S5" if own else "S3" if gone else "S2"
-                raise Broken(promise, self._against(process, key, told, least))
+                raise BrokenPromiseError(promise, self._against(process, key, told, least))
         process.walked[key] = max(walked, place)
 
     def acknowledged(self, process: Process, key: int, place: int) -> None:

@@ -11,6 +11,7 @@ objects without a hash of their own goes by their address.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import heapq
@@ -28,7 +29,7 @@ from typing import Any, Final, TypeVar
 import anyio._backends._asyncio as backend
 import xxhash
 
-__all__ = ["HOST", "Host", "Livelock", "SimLoop", "draw", "simulated"]
+__all__ = ["HOST", "Host", "LivelockError", "SimLoop", "draw", "simulated"]
 
 T = TypeVar("T")
 
@@ -48,14 +49,24 @@ MOST_CALLBACKS: Final = 3_000_000
 """Of a whole run: some thirty times what a busy one takes."""
 
 
-class Livelock(Exception):
+class LivelockError(Exception):
     """A run does not come to an end."""
 
 
 class Host:
     """A simulated process on a machine. `offset`: its wall clock's error in seconds."""
 
-    __slots__ = ("context", "dead", "frozen", "machine", "name", "number", "offset", "parked", "stirred")
+    __slots__ = (
+        "context",
+        "dead",
+        "frozen",
+        "machine",
+        "name",
+        "number",
+        "offset",
+        "parked",
+        "stirred",
+    )
 
     def __init__(self, machine: str, life: int = 1, offset: float = 0.0) -> None:
         self.machine = machine
@@ -111,7 +122,7 @@ class _Scope(backend.CancelScope):
 
 
 class _Arrival(asyncio.TimerHandle):
-    """Something from outside reaches a host. Without slots of its own it is as any other timer."""
+    """Something from outside reaches a host."""
 
 
 class SimLoop(asyncio.BaseEventLoop):
@@ -129,6 +140,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._turns = 0
         self._over = False
         self._tasks: list[asyncio.Task[Any]] = []
+        self._kept: list[asyncio.Future[Any]] = []
         self._graves: list[asyncio.Handle] = []
         self.set_task_factory(self._make)  # type: ignore[arg-type]
         self.set_exception_handler(self._fault)
@@ -148,7 +160,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._tasks.append(task)
         return task
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -156,9 +168,9 @@ class SimLoop(asyncio.BaseEventLoop):
             self._queue.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # there is one thread
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there is one thread
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
@@ -167,7 +179,7 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self.now + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
@@ -192,7 +204,9 @@ class SimLoop(asyncio.BaseEventLoop):
 
     # -- hosts -------------------------------------------------------------------------------------
 
-    def at(self, when: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+    def at(
+        self, when: float, callback: Callable[..., object], *args: object
+    ) -> asyncio.TimerHandle:
         """Call something of the world, which belongs to no host."""
         return self.call_at(max(when, self.now), callback, *args, context=_NOWHERE)
 
@@ -202,9 +216,13 @@ class SimLoop(asyncio.BaseEventLoop):
         """Something from outside reaches a host: it is noticed when the host runs."""
         return self._schedule(_Arrival(max(when, self.now), callback, args, self, host.context))
 
-    def spawn(self, host: Host, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    def spawn(self, host: Host, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
         """Run something on a host."""
         return self.create_task(coroutine, name=name, context=host.context.copy())
+
+    def start(self, host: Host, coroutine: Coroutine[Any, Any, object], name: str) -> None:
+        """Run something on a host that nobody waits for."""
+        self._kept.append(self.spawn(host, coroutine, name))
 
     def thaw(self, host: Host, *, timers_first: bool) -> None:
         """A host that stood still goes on. What has arrived meanwhile is read before timers are looked at, or after."""
@@ -224,7 +242,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 heapq.heappop(timers)
             if not queue:
                 if not timers:
-                    raise Livelock("everybody waits for ever")
+                    raise LivelockError("everybody waits for ever")
                 self.now = max(self.now, timers[0][0])
         else:
             self._turns += 1
@@ -235,7 +253,7 @@ class SimLoop(asyncio.BaseEventLoop):
             queue.append(heapq.heappop(timers)[2])
         for _ in range(len(queue)):
             handle = queue.popleft()
-            if handle._cancelled:  # type: ignore[attr-defined]
+            if handle._cancelled:
                 continue
             host = handle._context.get(HOST)  # type: ignore[attr-defined]
             if host is not None:
@@ -249,7 +267,7 @@ class SimLoop(asyncio.BaseEventLoop):
             self.callbacks += 1
             handle._run()
         if self.callbacks > MOST_CALLBACKS:
-            raise Livelock("too much to do")
+            raise LivelockError("too much to do")
 
     def end(self) -> None:
         """Nothing runs any more. What was still under way is closed, and whatever it does then has no effect."""
@@ -260,12 +278,10 @@ class SimLoop(asyncio.BaseEventLoop):
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     coroutine = task.get_coro()
-                    try:
-                        coroutine.close()  # type: ignore[union-attr]
-                    except (Exception, BaseExceptionGroup):  # noqa: S110 - of what no longer counts
-                        pass
-            for held in (self._tasks, self._queue, self._timers, self._graves):
-                held.clear()  # type: ignore[attr-defined]
+                    with contextlib.suppress(Exception, BaseExceptionGroup):
+                        coroutine.close()
+            for held in (self._tasks, self._queue, self._timers, self._kept, self._graves):
+                held.clear()
             self._asyncgens.clear()  # type: ignore[attr-defined]
             self.close()
         finally:
@@ -298,7 +314,7 @@ _seed = 0
 @contextmanager
 def simulated(seed: int) -> Iterator[SimLoop]:
     """A loop, and with it the time and the chance of all that runs on it."""
-    global _numbers, _seed  # noqa: PLW0603 - what is patched below is global, too
+    global _numbers, _seed
     _numbers, _seed = itertools.count(1), seed
     loop = SimLoop()
 

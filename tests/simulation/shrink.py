@@ -1,7 +1,7 @@
 """From a plan that breaks a promise to a small one that breaks the same, and its story.
 
-Steps are taken out by delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002),
-then nodes and keys that nobody misses.
+Steps are taken out by delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input",
+2002), then nodes and keys that nobody misses.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def story(plan: Plan, verdict: Verdict) -> str:
     """What happened, for people; `plan` is the minimal one and `verdict` that of a told run of it."""
     nodes = [name for name in plan.names if name not in plan.late or _starts(plan, name)]
     kind = "versioned" if plan.versioned else "unversioned"
+    kind += ", compare-and-swap" * plan.checked + ", on demand" * (not plan.preload)
     lines = [
-        f"seed {plan.seed} ({plan.flavour}, {plan.broker}): {', '.join(nodes)}, {plan.keys} keys, {kind}"
-        f"{', compare-and-swap' * plan.checked}{', on demand' * (not plan.preload)}",
+        f"seed {plan.seed} ({plan.flavour}, {plan.broker}): {', '.join(nodes)}, {plan.keys} keys, {kind}",
         f"broken: {verdict.promise} - {verdict.text}",
         f"replay: nox -s simulate -- --replay {recipe(plan)}",
         f"or:     nox -s simulate -- --replay '{written(plan)}'",

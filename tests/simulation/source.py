@@ -20,7 +20,7 @@ from imperfect_dollop.errors import ConflictError, EntityExistsError, EntityNotF
 from .loop import HOST, Host, SimLoop, draw
 from .plan import Plan
 
-__all__ = ["BEFORE", "Database", "Row", "RowTwo", "SimSource", "State"]
+__all__ = ["BEFORE", "Database", "Row", "RowTwo", "SimSource", "State", "Trouble"]
 
 R = TypeVar("R")
 
@@ -114,7 +114,9 @@ class Database:
         self.commits = 0
         self.unannounced: list[str] = []  # commits that no node can know of
         self.outcomes: dict[str, int] = {}  # by operation: the place that its write made
-        self.writing: dict[Host, int] = {}  # how many writes of a host were committed, and not answered
+        self.writing: dict[
+            Host, int
+        ] = {}  # how many writes of a host were committed, and not answered
         self.calls: dict[tuple[str, str], int] = {}  # reads so far, by host and verb
         self.full_loads = 0
         self.backup: dict[int, Record] = {}
@@ -250,11 +252,15 @@ class Database:
                 self.loop.arrive(host, answers, _fail, answer, gone)
             return
         clientless = host.dead or answer.done()
-        if clientless and operation is not None and draw(self.plan.seed, "rolled back", operation) < 0.5:
+        if (
+            clientless
+            and operation is not None
+            and draw(self.plan.seed, "rolled back", operation) < 0.5
+        ):
             return
         try:
             result = work()
-        except Exception as error:  # noqa: BLE001 - it is the client's
+        except Exception as error:
             if answers is not None:
                 self.loop.arrive(host, answers, _fail, answer, error)
             return
@@ -328,7 +334,9 @@ class SimSource:
 
     async def create(self, entity: Any, /) -> Any:
         """See `imperfect_dollop.source.Source.create`."""
-        return await self._write("create", entity.id, lambda by: self._database.create(entity.id, by))
+        return await self._write(
+            "create", entity.id, lambda by: self._database.create(entity.id, by)
+        )
 
     async def update(self, entity: Any, /) -> Any:
         """See `imperfect_dollop.source.Source.update`."""
@@ -347,9 +355,7 @@ class SimSource:
 
         await database.call("delete", operation, work, write=True)
 
-    async def _write(
-        self, verb: str, key: int, commit: Callable[[str], tuple[Record, int]]
-    ) -> Any:
+    async def _write(self, verb: str, key: int, commit: Callable[[str], tuple[Record, int]]) -> Any:
         database, operation = self._database, self._operation()
 
         def work() -> Any:

@@ -34,7 +34,8 @@ class Story:
         try:
             message = decode(payload)
         except ProtocolError as error:
-            self._tell(sender, lambda: f"publishes no message: {str(error)[:60]}")
+            text = f"publishes no message: {str(error)[:60]}"
+            self._tell(sender, lambda: text)
             return
         if isinstance(message, Events):
             for number, event in enumerate(message.events, message.first):

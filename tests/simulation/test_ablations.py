@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from .runs import seeds
 from .ablations import ABLATIONS, without
 from .plan import make
+from .runs import seeds
 from .world import run
 
 WITHIN = 2_000

@@ -29,7 +29,9 @@ def test_a_seed_again_after_others() -> None:
 
 def test_a_seed_in_fresh_processes() -> None:
     """Hashes of strings and addresses of objects differ there."""
-    script = f"from tests.simulation.test_determinism import digest; print([digest(s) for s in {SEEDS}])"
+    script = (
+        f"from tests.simulation.test_determinism import digest; print([digest(s) for s in {SEEDS}])"
+    )
     root = Path(__file__).parents[2]
     said = {
         subprocess.run(

@@ -9,7 +9,7 @@ import time
 import anyio
 import pytest
 
-from .loop import BEGINNING, EPOCH, HOST, Host, Livelock, SimLoop, simulated
+from .loop import BEGINNING, EPOCH, HOST, Host, LivelockError, SimLoop, simulated
 
 
 async def _sleeper(seen: list[tuple[str, float]], *pauses: float) -> None:
@@ -25,8 +25,8 @@ def test_time_passes_when_everybody_waits() -> None:
     began = time.perf_counter()
     with simulated(1) as loop:
         one, two = Host("one"), Host("two")
-        loop.spawn(one, _sleeper(seen, 3_600.0, 1.0), "one")
-        loop.spawn(two, _sleeper(seen, 1.5, 3_599.0), "two")
+        loop.start(one, _sleeper(seen, 3_600.0, 1.0), "one")
+        loop.start(two, _sleeper(seen, 1.5, 3_599.0), "two")
         loop.run_until_complete(asyncio.sleep(10_000.0))
     assert seen == [("two", 1.5), ("one", 3600.0), ("two", 3600.5), ("one", 3601.0)]
     assert time.perf_counter() - began < 5.0
@@ -41,7 +41,7 @@ def test_each_host_has_a_wall_clock_of_its_own() -> None:
 
     with simulated(1) as loop:
         for host in (Host("right"), Host("behind", offset=-3600.0)):
-            loop.spawn(host, look(host.name), host.name)
+            loop.start(host, look(host.name), host.name)
         loop.run_until_complete(asyncio.sleep(2.0))
     assert seen == {"right": pytest.approx(1.0), "behind": pytest.approx(-3599.0)}
 
@@ -50,7 +50,7 @@ def test_a_host_that_stands_still_goes_on_where_it_was() -> None:
     seen: list[tuple[str, float]] = []
     with simulated(1) as loop:
         host = Host("still")
-        loop.spawn(host, _sleeper(seen, 1.0, 1.0, 1.0), "still")
+        loop.start(host, _sleeper(seen, 1.0, 1.0, 1.0), "still")
         loop.at(loop.now + 1.5, setattr, host, "frozen", True)
         loop.at(loop.now + 60.0, _thaw, loop, host)
         loop.run_until_complete(asyncio.sleep(100.0))
@@ -84,7 +84,7 @@ def test_of_a_dead_host_nothing_is_heard() -> None:
 
     with simulated(1) as loop:
         host = Host("dead")
-        loop.spawn(host, dies(), "dies")
+        loop.start(host, dies(), "dies")
         loop.at(loop.now + 0.5, setattr, host, "dead", True)
         loop.run_until_complete(asyncio.sleep(10.0))
         assert said == []
@@ -113,7 +113,7 @@ def test_a_cancellation_that_is_not_heeded_lets_time_pass() -> None:
 
 
 def test_when_all_wait_for_ever_the_run_ends() -> None:
-    with simulated(1) as loop, pytest.raises(Livelock):
+    with simulated(1) as loop, pytest.raises(LivelockError):
         loop.run_until_complete(asyncio.Event().wait())
 
 

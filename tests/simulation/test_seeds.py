@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .runs import planned, seeds
 from .plan import FLAVOURS, make
+from .runs import planned, seeds
 from .world import run
 
 REGRESSIONS = Path(__file__).with_name("regressions.txt")

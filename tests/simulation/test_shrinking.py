@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .runs import planned, seeds
 from .ablations import without
 from .plan import Plan
+from .runs import planned, seeds
 from .shrink import minimal, recipe, story
 from .world import Verdict, run
 

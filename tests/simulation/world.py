@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,10 +24,10 @@ from imperfect_dollop.stats import State
 
 from .broker import Exchange, SimBroker
 from .hostile import STRANGER, forged
-from .judge import Broken, Judge
-from .loop import Host, Livelock, SimLoop, draw, simulated
+from .judge import BrokenPromiseError, Judge
+from .loop import Host, LivelockError, SimLoop, draw, simulated
 from .plan import Plan, Step
-from .source import BEFORE, Database, Row, RowTwo, SimSource
+from .source import BEFORE, Database, Row, RowTwo, SimSource, Trouble
 from .story import Story
 
 __all__ = ["Process", "Verdict", "run"]
@@ -35,11 +35,11 @@ __all__ = ["Process", "Verdict", "run"]
 OPERATION: Final[ContextVar[str]] = ContextVar("operation", default="")
 
 CALM: Final = 1.0
-"""Heartbeats after the end of faults at which it is first looked whether all agree: the next heartbeat tells of what was
-missed, and repair takes some round trips."""
+"""Heartbeats after the end of faults at which it is first looked whether all agree: the next heartbeat tells of what
+was missed."""
 
 MILD: Final = 0.5
-"""More heartbeats where nothing was broken but messages were lost: what is missed is noticed with the next heartbeat."""
+"""More heartbeats where nothing was broken but messages were lost."""
 
 ROUND_TRIPS: Final = 60
 """Latencies until what was noticed is repaired: a few messages and reads, each of which may take twenty of them."""
@@ -52,19 +52,17 @@ RECONNECT: Final = 5.0 + 2.0
 """Seconds: the longest pause before the next attempt to connect, and how long that may take."""
 
 TRANSFERS: Final = 2 * 5.0 + 5.0
-"""Seconds: two transfers that are cut by silence, and the wait for an own heartbeat before it is concluded that there is
-no donor."""
+"""Seconds: two transfers that are cut by silence, and the wait for an own heartbeat before it is concluded that there
+is no donor."""
 
 LAG: Final = 30.0
 """Heartbeats that a link may only look alive while messages of others arrive."""
 
 VANISHED_NOTICED: Final = False
-"""Whether the product looks for what a member has said last when it is gone. Until it does, runs in which last words were
-lost are healed by a refresh."""
+"""Whether the product looks for what a member has said last when it is gone. Until it does, runs in which last words
+were lost are healed by a refresh."""
 
-PASSING: Final = frozenset(
-    {"lossy", "twice", "hostile", "sql", "save", "restore", "jump"}
-)
+PASSING: Final = frozenset({"lossy", "twice", "hostile", "sql", "save", "restore", "jump"})
 """Faults that break no link, no node and no call: when they are over, nothing has to be noticed but what was missed."""
 
 
@@ -157,7 +155,7 @@ class World:
         process = self.processes[name] = Process(host, node, repository)
         self.judge.begin(process)
         self.tell(host.name, lambda: "starts")
-        self.loop.spawn(host, self._enter(process), f"start of {host.name}")
+        self.loop.start(host, self._enter(process), f"start of {host.name}")
 
     async def _enter(self, process: Process) -> None:
         await process.node.__aenter__()
@@ -191,25 +189,19 @@ class World:
         if process is not None and process.open and not process.leaving:
             process.leaving = True
             self.tell(process.host.name, lambda: "leaves")
-            self.loop.spawn(process.host, self._exit(name, process), f"end of {name}")
+            self.loop.start(process.host, self._exit(name, process), f"end of {name}")
 
     async def _exit(self, name: str, process: Process) -> None:
-        unsent = 0
         seats = list(process.node._seats)
         await process.node.__aexit__(None, None, None)
         unsent = sum(seat.unsent for seat in seats)
         if unsent or process.calls or self.exchange.path(name).mute:
             self.excuses.append(f"{process.host.name} left before it had said what it wrote")
-        self._check_ended(process)
         if self.processes.get(name) is process:
             del self.processes[name]
         self.tell(process.host.name, lambda: "has left")
         process.host.dead = True
         self.gone[process.host.name] = self.loop.now
-
-    def _check_ended(self, process: Process) -> None:
-        if process.repository.stats.applied < 0:
-            raise Broken("S6", "")
 
     # -- steps -------------------------------------------------------------------------------------
 
@@ -245,23 +237,27 @@ class World:
         try:
             await CALLS[step.what](self, process, step)
         except DollopError as error:
-            text = str(error)
-            self.tell(name, lambda: f"{what}: {type(error).__name__} {text[:80]}")
+            text = f"{what}: {type(error).__name__} {str(error)[:80]}"
+            self.tell(name, lambda: text)
         except asyncio.CancelledError:
             if step.how != "cancelled":
-                raise Broken("S7", f"{name}: {what} was cancelled, and nobody had cancelled it") from None
+                raise BrokenPromiseError(
+                    "S7", f"{name}: {what} was cancelled, and nobody had cancelled it"
+                ) from None
             self.tell(name, lambda: f"{what}: cancelled")
-        except Broken:
+        except BrokenPromiseError:
             raise
         except Exception as error:
-            raise Broken("S8", f"{name}: {what} raised {error!r}") from error
+            raise BrokenPromiseError("S8", f"{name}: {what} raised {error!r}") from error
 
     async def get(self, process: Process, step: Step, **more: Any) -> Any:
         since = process.walked[step.key]
         entity = await process.repository.get(step.key, **more)
         session = process.session
         if entity is None and session is not None and session.replica.cold:
-            raise Broken("S4", f"{process.host.name} said that {step.key} is absent while cold")
+            raise BrokenPromiseError(
+                "S4", f"{process.host.name} said that {step.key} is absent while cold"
+            )
         self.judge.saw(process, step.key, entity, since=since, how="reads")
         return entity
 
@@ -299,7 +295,9 @@ class World:
         place = self.database.outcomes.get(OPERATION.get())
         state = None if place is None else self.database.line(key).states[place].record
         if state is None or (state.version, state.mark) != (stored.version, stored.mark):
-            raise Broken("S5", f"{process.host.name} was told of {stored}, the source has {state}")
+            raise BrokenPromiseError(
+                "S5", f"{process.host.name} was told of {stored}, the source has {state}"
+            )
         self._acknowledged(process, key)
 
     def _acknowledged(self, process: Process, key: int) -> None:
@@ -326,9 +324,9 @@ class World:
                 if process.open:
                     self.judge.look(process)
         if self.loop.faults:
-            raise Broken("S8", self.loop.faults[0])
+            raise BrokenPromiseError("S8", self.loop.faults[0])
         if self.story.errors:
-            raise Broken("S8", f"an error was logged: {self.story.errors[0]}")
+            raise BrokenPromiseError("S8", f"an error was logged: {self.story.errors[0]}")
 
     async def run(self) -> float:
         """All of it; returns the seconds that it took until all agreed."""
@@ -349,11 +347,10 @@ class World:
         if exchange.away:
             exchange.back()
         exchange.cut_after = None
-        for path in exchange.paths.values():
-            path.__init__()  # type: ignore[misc]
+        exchange.paths.clear()
         for name in self.plan.names:
             exchange.mend(name)
-        database.trouble.__init__()  # type: ignore[misc]
+        database.trouble = Trouble()
         database.only.clear()
         for process in list(self.processes.values()):
             if process.host.frozen:
@@ -394,9 +391,11 @@ class World:
         await self._until("S6", self._left)
         for process in self.processes.values():
             if process.node.stats.crashes:
-                raise Broken("S8", f"{process.host.name} has seen a crash")
+                raise BrokenPromiseError("S8", f"{process.host.name} has seen a crash")
         if self._undisturbed and self.database.full_loads > 1:
-            raise Broken("L5", f"a fleet that started cold made {self.database.full_loads} loads")
+            raise BrokenPromiseError(
+                "L5", f"a fleet that started cold made {self.database.full_loads} loads"
+            )
         return self.loop.now - healed
 
     def _last_words(self) -> list[str]:
@@ -418,7 +417,7 @@ class World:
             if why is None:
                 return
             if self.loop.now >= limit:
-                raise Broken(promise, why)
+                raise BrokenPromiseError(promise, why)
             await asyncio.sleep(min(self.plan.heartbeat / 2, limit - self.loop.now))
 
     async def _refreshed(self) -> None:
@@ -430,9 +429,9 @@ class World:
             task = self.loop.spawn(process.host, process.repository.refresh(), "refresh")
             done, _ = await asyncio.wait([task], timeout=self.bound)
             if not done:
-                raise Broken("L3", f"a refresh of {name} does not come to an end")
+                raise BrokenPromiseError("L3", f"a refresh of {name} does not come to an end")
             if (error := task.exception()) is not None:
-                raise Broken("L3", f"a refresh of {name} failed: {error!r}")
+                raise BrokenPromiseError("L3", f"a refresh of {name} failed: {error!r}")
         await asyncio.sleep(self.plan.heartbeat / 2)
 
     async def _read_all(self) -> None:
@@ -517,7 +516,10 @@ class World:
             plan.preload
             and plan.ttl is None
             and len(plan.other_shape) in (0, plan.nodes)
-            and all(step.what in CALLS and step.what != "refresh" and step.what != "clear" for step in plan.steps)
+            and all(
+                step.what in CALLS and step.what != "refresh" and step.what != "clear"
+                for step in plan.steps
+            )
         )
 
     def _left(self) -> str | None:
@@ -526,7 +528,7 @@ class World:
             session = process.session
             assert session is not None
             window = session.replica.window
-            left = {
+            left: dict[str, Collection[object]] = {
                 "open loads": window._open,
                 "touched keys": window._touched,
                 "loads": session.loads._flying,
@@ -602,7 +604,7 @@ def _trouble(attribute: str, rest: Any) -> tuple[Begin, Begin]:
         database = world.database
         if not step.who:
             return database.trouble
-        return database.only.setdefault(step.who, type(database.trouble)())
+        return database.only.setdefault(step.who, Trouble())
 
     def begin(world: World, step: Step) -> None:
         value = True if rest is False else step.amount
@@ -730,16 +732,16 @@ def run(plan: Plan, *, told: bool = False) -> Verdict:
         logger.addHandler(handler)
         logger.setLevel(logging.ERROR)
         logger.propagate = False
-        broken: Broken | None = None
+        broken: BrokenPromiseError | None = None
         healed = 0.0
         world = World(plan, loop, story)
         loop.moment = world.moment
         try:
             healed = loop.run_until_complete(world.run())
-        except Broken as failure:
+        except BrokenPromiseError as failure:
             broken = failure
-        except Livelock as failure:
-            broken = Broken("livelock", str(failure))
+        except LivelockError as failure:
+            broken = BrokenPromiseError("livelock", str(failure))
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
