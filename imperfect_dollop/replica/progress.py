@@ -147,10 +147,10 @@ class Progress:
     def overdue(
         self, origin: str, kept: int, *, timely: bool = True
     ) -> tuple[list[tuple[int, int]], bool]:
-        """A heartbeat of an origin that has kept its events from number `kept` on has come; not `timely`: it is not counted.
+        """A heartbeat of an origin has come that has kept its events from number `kept` on.
 
-        What it should be asked for again, and whether it will never fill a hole: then all of its holes are
-        given up.
+        One that is not `timely` is not counted. What it should be asked for again, and whether it will never fill a
+        hole: then all of its holes are given up.
         """
         again: list[tuple[int, int]] = []
         for hole in self._holes.get(origin, ()):

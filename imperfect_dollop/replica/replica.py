@@ -12,13 +12,15 @@ base is what is held                                    applied (a clean success
 base differs, content is the same                       a row keeps the later of both stamps
 base differs, content differs                           ignored, doubt
 base is what is held, but it was written before that    as if the base differed
-was last read again, or updates to an older version
+was last read again, or updates to an older version,
+or nothing is held, and it is older than tombstones
 time beyond the drift bound, or content unreadable      ignored, doubt
 the content is not in the event (REREAD)                doubt
 in doubt, and a sibling's re-read answers all of it     what it found is held, and the doubt is over
 written before a re-read whose answer is held           ignored
 answer of a re-read, of another shape                   ignored: what it answers was heard here too
-key unreadable, or a number skipped                     the whole copy is in doubt: resync
+key unreadable                                          the whole copy is in doubt: resync
+a number was skipped before it                          taken in; what is missing is asked for
 the key is not held, in a replica that is not whole     ignored; a remembered miss is forgotten
 FORGET, CLEAR, CONFIRM                                  drop the key; everything; take note of a load
 ======================================================  ==========================================
@@ -58,7 +60,7 @@ from .messages import (
     RepositoryState,
 )
 from .progress import Progress
-from .stamp import ABSENT, HybridClock, Stamp, at, seconds
+from .stamp import ABSENT, MAX_DRIFT, HybridClock, Stamp, at, seconds
 from .table import Table
 from .window import Load, Window
 
@@ -693,6 +695,8 @@ class Replica(Generic[K, V]):
             effects.append(Settled((key,)))
             return
         successor = event.base == held and since_proven
+        if held is ABSENT and event.stamp.time < self._remembered(now):
+            successor = False  # the row may have been deleted since, which is no longer remembered
         if event.kind is Kind.UPDATE and _backwards(current, entity, held, event.stamp):
             successor = False
         if successor:
@@ -737,6 +741,11 @@ class Replica(Generic[K, V]):
         if not fits:
             raise ProtocolError("key or version differ from the content's")
         return entity
+
+    def _remembered(self, now: float) -> int:
+        """The hybrid time since when deleted keys are remembered for sure, whatever the clocks of their writers."""
+        latest = max(self.clock.time, at(now)) - at(TOMBSTONE_SECONDS - MAX_DRIFT)
+        return max(latest, self.table.forgotten)
 
     def _proven_at(self, key: K) -> int:
         return max(self._proven.get(key, self._proven_before), self.confirmed)

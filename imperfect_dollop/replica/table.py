@@ -35,7 +35,18 @@ _BUCKETS: Final = struct.Struct(f">{BUCKETS}Q")
 class Table(Generic[K, V]):
     """Entries by key. Knows no rule about which state is the newer one."""
 
-    __slots__ = ("_died", "_hashes", "_keys", "_rows", "buckets", "dead", "live", "root", "stamps")
+    __slots__ = (
+        "_died",
+        "_hashes",
+        "_keys",
+        "_rows",
+        "buckets",
+        "dead",
+        "forgotten",
+        "live",
+        "root",
+        "stamps",
+    )
 
     def __init__(self, keys: KeyCodec[K], rows: EntityCodec[V]) -> None:
         self._keys = keys
@@ -48,6 +59,7 @@ class Table(Generic[K, V]):
         # What a row has added to the digest is kept: computed again from an entity that was mutated in
         # place it would be another number, and the digest wrong for ever.
         self._hashes: dict[K, int] = {}
+        self.forgotten: int = 0  # the latest death of which there was no room to keep the tombstone
         self._died: dict[K, int] = {}  # hybrid times; a tombstone's stamp may be renewed
 
     def stamp(self, key: K) -> Stamp:
@@ -70,7 +82,9 @@ class Table(Generic[K, V]):
         self.dead[key] = stamp
         self._died.setdefault(key, stamp.time)
         if len(self.dead) > MAX_TOMBSTONES:
-            self._drop_tombstone(next(iter(self.dead)))
+            oldest = next(iter(self.dead))
+            self.forgotten = max(self.forgotten, self._died[oldest])
+            self._drop_tombstone(oldest)
 
     def restamp(self, key: K, stamp: Stamp) -> None:
         """The same row, known by a newer stamp."""

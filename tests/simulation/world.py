@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sized
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -57,10 +57,6 @@ is no donor."""
 
 LAG: Final = 30.0
 """Heartbeats that a link may only look alive while messages of others arrive."""
-
-VANISHED_NOTICED: Final = False
-"""Whether the product looks for what a member has said last when it is gone. Until it does, runs in which last words
-were lost are healed by a refresh."""
 
 PASSING: Final = frozenset({"lossy", "twice", "hostile", "sql", "save", "restore", "jump"})
 """Faults that break no link, no node and no call: when they are over, nothing has to be noticed but what was missed."""
@@ -116,7 +112,6 @@ class World:
         self.processes: dict[str, Process] = {}
         self.offsets = dict(zip(plan.names, plan.skews or (0.0,) * plan.nodes, strict=True))
         self.lives: dict[str, int] = {}
-        self.gone: dict[str, float] = {}  # hosts that have ended, and when
         self.excuses: list[str] = []  # why only a refresh can find what is wrong
         self.began = loop.now
         self.taken: list[bytes] = []  # messages, for whoever repeats them
@@ -176,12 +171,29 @@ class World:
         host = process.host
         self.tell(host.name, lambda: "is killed")
         host.dead = True
-        self.gone[host.name] = self.loop.now
         unsent = sum(seat.unsent for seat in process.node._seats)
-        if self.database.writing.get(host) or unsent or process.calls:
+        silent = self.database.writing.get(host) or unsent or process.calls
+        if silent and not self._missed(process):
             self.excuses.append(f"{host.name} was killed before it had said what it wrote")
         for link in self.exchange.links_of(name):
             self.exchange.left(link, "the process has ended")
+
+    def _missed(self, process: Process) -> bool:
+        """Whether its siblings, who know of it until now, will notice that it is gone, and look for what it said last.
+
+        On demand that is for whoever reads the row; and who was taken for gone before is not missed once more.
+        """
+        session = process.session
+        others = [other.node._membership for other in self.processes.values() if other.open]
+        return (
+            self.plan.preload
+            and session is not None
+            and bool(others)
+            and all(
+                membership is not None and session.replica.origin in membership.members.alive
+                for membership in others
+            )
+        )
 
     def leave(self, name: str) -> None:
         """A process ends in order."""
@@ -195,13 +207,13 @@ class World:
         seats = list(process.node._seats)
         await process.node.__aexit__(None, None, None)
         unsent = sum(seat.unsent for seat in seats)
-        if unsent or process.calls or self.exchange.path(name).mute:
+        silent = unsent or process.calls or self.exchange.path(name).mute
+        if silent and not self._missed(process):
             self.excuses.append(f"{process.host.name} left before it had said what it wrote")
         if self.processes.get(name) is process:
             del self.processes[name]
         self.tell(process.host.name, lambda: "has left")
         process.host.dead = True
-        self.gone[process.host.name] = self.loop.now
 
     # -- steps -------------------------------------------------------------------------------------
 
@@ -382,8 +394,6 @@ class World:
         """Phase two."""
         healed = self.loop.now
         await asyncio.sleep(CALM * self.plan.heartbeat)
-        if not VANISHED_NOTICED:
-            self.excuses += self._last_words()
         if self.excuses or self.database.unannounced:
             await self._until("L1", self._disagreement)
             await self._refreshed()
@@ -397,15 +407,6 @@ class World:
                 "L5", f"a fleet that started cold made {self.database.full_loads} loads"
             )
         return self.loop.now - healed
-
-    def _last_words(self) -> list[str]:
-        """Of nodes that are gone, and of whose last messages some were lost."""
-        lost, patience = self.exchange.lost, 3 * self.plan.heartbeat
-        return [
-            f"the last words of {name} were lost"
-            for name, at in self.gone.items()
-            if lost.get(name, 0.0) >= at - patience
-        ]
 
     async def _until(self, promise: str, wrong: Callable[[], str | None]) -> None:
         """Until nothing is `wrong`, or the time for it is over."""
@@ -528,12 +529,13 @@ class World:
             session = process.session
             assert session is not None
             window = session.replica.window
-            left: dict[str, Collection[object]] = {
+            left: dict[str, Sized] = {
                 "open loads": window._open,
                 "touched keys": window._touched,
                 "loads": session.loads._flying,
                 "writes": session.writer._under_way,
-                "callers": (*session.upkeep._asked, *session.upkeep._waiting),
+                "callers who wait for a refresh": session.upkeep._asked,
+                "callers who wait for the rows": session.upkeep._waiting,
             }
             for what, held in left.items():
                 if held:

@@ -13,8 +13,16 @@ from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.replica import buffer as buffer_module
 from imperfect_dollop.replica import progress as progress_module
 from imperfect_dollop.replica import replica as replica_module
+from imperfect_dollop.replica import table as table_module
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, decode, encode
-from imperfect_dollop.replica.replica import Cleared, Effect, Replica, Reread, Resync
+from imperfect_dollop.replica.replica import (
+    TOMBSTONE_SECONDS,
+    Cleared,
+    Effect,
+    Replica,
+    Reread,
+    Resync,
+)
 from imperfect_dollop.replica.stamp import ABSENT, MAX_DRIFT, Stamp, seconds
 
 from .builders import (
@@ -707,3 +715,23 @@ def test_how_far_a_node_was_taken_in_is_forgotten_long_after_it_has_gone() -> No
     for _ in range(progress_module.MAX_SWEEPS + 1):
         replica.sweep(NOW, 0, ["b"])
     assert replica.progress.vector == {"b": 1}
+
+
+def test_a_row_from_before_the_oldest_tombstone_is_not_believed() -> None:
+    # Created, deleted, and the tombstone expired while its event was under way: a node that was cut off for long.
+    replica = make()
+    late = create(ONE, 1)
+    assert doubts(replica.receive(batch(late), NOW + TOMBSTONE_SECONDS)) == {1}
+    assert holds(replica)
+    replica.end_load(replica.begin_load(NOW + TOMBSTONE_SECONDS))
+    assert doubts(replica.receive(batch(create(Row(2), 1), first=2), NOW)) == {2}  # a clock set back
+
+
+def test_a_row_from_before_a_tombstone_there_was_no_room_for_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(table_module, "MAX_TOMBSTONES", 1)
+    replica = make()
+    give(replica, delete(1, 1, 50, ABSENT), delete(2, 1, 60, ABSENT))
+    assert give(replica, create(Row(3), 51)) == []
+    assert doubts(give(replica, create(ONE, 49))) == {1}
