@@ -116,6 +116,16 @@ class Judge:
         process.shown.pop(key, None)
         self.look(process)
 
+    def read_again(self, process: Process, latest: dict[int, int]) -> None:
+        """A node has read these keys again, at the earliest when they were in these states."""
+        session = process.session
+        if session is None or not session.replica.whole:
+            return
+        for key, place in latest.items():
+            process.walked[key] = max(process.walked[key], place)
+            process.shown.pop(key, None)
+        self.look(process)
+
     def _against(self, process: Process, key: int, told: str, least: int) -> str:
         line = self._database.line(key)
         past = ", ".join(

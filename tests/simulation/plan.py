@@ -132,7 +132,7 @@ FLAVOURS: Final[dict[str, int]] = {
 
 FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "races": ("slow", "slow", "twice", "invalidate"),
-    "losses": ("lossy", "lossy", "twice", "lossy", "hostile", "last-words"),
+    "losses": ("lossy", "hole", "hole", "twice", "lossy", "hostile", "last-words"),
     "links": (
         *("cut", "cut", "half-open", "lose-link", "outage", "empty", "tail", "trim", "slow"),
         *("unsure", "deaf", "mute", "last-words", "overflow"),
@@ -161,6 +161,7 @@ class _Maker:
         self.chance = random.Random(f"plan {seed}")
         self.seed = seed
         self.steps: list[tuple[float, dict[str, Any]]] = []
+        self.ends: list[float] = []  # moments at which a plan may end
         self.narrow = False  # the outbox is to overflow
 
     def maybe(self, share: float) -> bool:
@@ -254,11 +255,8 @@ def make(seed: int) -> Plan:
 
 def _cut_short(m: _Maker, seconds: float) -> float:
     """Right after a fault: what it has done is not made good by what comes later."""
-    ends = [
-        at + more["lasts"]
-        for at, more in m.steps
-        if more["what"] in ("lossy", "cut", "deaf", "mute")
-    ]
+    kinds = ("lossy", "cut", "deaf", "mute")
+    ends = m.ends or [at + more["lasts"] for at, more in m.steps if more["what"] in kinds]
     if not ends:
         return seconds
     end: float = m.chance.choice(ends) + m.chance.uniform(0.0, 0.1)
@@ -266,7 +264,9 @@ def _cut_short(m: _Maker, seconds: float) -> float:
     return max(end, 0.5)
 
 
-WRITES: Final = ("update",) * 6 + ("create",) * 3 + ("delete",) * 4 + ("touch",) * 1
+WRITES: Final = (
+    ("update",) * 5 + ("revert",) * 2 + ("create",) * 3 + ("delete",) * 4 + ("touch",) * 1
+)
 OTHERS: Final = ("get",) * 6 + ("get_many", "invalidate", "refresh", "fresh", "stale-update")
 
 
@@ -371,7 +371,14 @@ def _fault(
                 key=key if m.maybe(0.7) else chance.randint(1, keys),
             )
 
-    if what == "last-words":
+    if what == "hole":
+        # What comes next arrives, so that only its number tells.
+        m.add(at, "lossy", who=who, lasts=0.1, amount=1.0)
+        writer = chance.choice([name for name in names if name != who])
+        for after in (0.02, 0.15):
+            m.add(at + after, "touch", who=writer, key=chance.randint(1, keys))
+        m.ends.append(at + 0.25)
+    elif what == "last-words":
         _last_words(m, names, keys, at)
     elif what == "lossy":
         m.add(at, "lossy", who=who, lasts=short, amount=chance.choice((0.2, 0.5, 1.0)))

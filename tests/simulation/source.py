@@ -20,9 +20,12 @@ from imperfect_dollop.errors import ConflictError, EntityExistsError, EntityNotF
 from .loop import HOST, Host, SimLoop, draw
 from .plan import Plan
 
-__all__ = ["BEFORE", "Database", "Row", "RowTwo", "SimSource", "State", "Trouble"]
+__all__ = ["BEFORE", "FORMER", "Database", "Row", "RowTwo", "SimSource", "State", "Trouble"]
 
 R = TypeVar("R")
+
+FORMER: Final = "the former"
+"""The mark of an entity that asks for the row before this one, with the same content as then."""
 
 BEFORE: Final = -1
 """The state of a key before the source ever had it: absent."""
@@ -155,14 +158,28 @@ class Database:
         record = Record(1, self._mark())
         return record, self._put(key, record, by)
 
-    def update(self, key: int, version: int, by: str) -> tuple[Record, int]:
+    def update(
+        self, key: int, version: int, by: str, mark: str | None = None
+    ) -> tuple[Record, int]:
+        """With a `mark` of an earlier row it is that row again."""
         held = self.rows.get(key)
         if held is None:
             raise EntityNotFoundError(f"no {key}")
         if self.plan.checked and held.version != version:
             raise ConflictError(f"{key} has version {held.version}, not {version}")
-        record = Record(held.version + 1, self._mark())
+        record = Record(self._next(held), self._mark() if mark is None else mark)
         return record, self._put(key, record, by)
+
+    def _next(self, held: Record) -> int:
+        return held.version + 1 if self.plan.versioned else held.version
+
+    def former(self, key: int) -> str | None:
+        """The mark of the row before the one that is there."""
+        held = self.rows.get(key)
+        for state in reversed(self.line(key).states):
+            if state.record is not None and state.record != held:
+                return state.record.mark
+        return None
 
     def delete(self, key: int, version: int | None, by: str) -> int:
         held = self.rows.get(key)
@@ -183,7 +200,7 @@ class Database:
         elif how == "insert" and held is None:
             self.create(key, "SQL")
         elif how.startswith("update") and held is not None:
-            version = held.version + (how == "update")
+            version = self._next(held) if how == "update" else held.version
             self._put(key, Record(version, self._mark()), "SQL")
         else:
             return
@@ -343,7 +360,12 @@ class SimSource:
         return await self._write(
             "update",
             entity.id,
-            lambda by: self._database.update(entity.id, entity.version, by),
+            lambda by: self._database.update(
+                entity.id,
+                entity.version,
+                by,
+                self._database.former(entity.id) if entity.mark == FORMER else None,
+            ),
         )
 
     async def delete(self, key: int, version: int | None, /) -> None:

@@ -27,7 +27,7 @@ from .hostile import STRANGER, forged
 from .judge import BrokenPromiseError, Judge
 from .loop import Host, LivelockError, SimLoop, draw, simulated
 from .plan import Plan, Step
-from .source import BEFORE, Database, Row, RowTwo, SimSource, Trouble
+from .source import BEFORE, FORMER, Database, Row, RowTwo, SimSource, Trouble
 from .story import Story
 
 __all__ = ["Process", "Verdict", "run"]
@@ -57,6 +57,10 @@ is no donor."""
 
 LAG: Final = 30.0
 """Heartbeats that a link may only look alive while messages of others arrive."""
+
+READS_AGAIN: Final = False
+"""Whether `refresh` and `invalidate` promise to show nothing older than what the source had when they were called. They
+do not yet, where a row is written at the same time."""
 
 PASSING: Final = frozenset({"lossy", "twice", "hostile", "sql", "save", "restore", "jump"})
 """Faults that break no link, no node and no call: when they are over, nothing has to be noticed but what was missed."""
@@ -285,7 +289,8 @@ class World:
             return
         if step.what == "stale-update":
             entity = msgspec.structs.replace(entity, version=max(0, entity.version - 1))
-        entity = msgspec.structs.replace(entity, mark="to be written")
+        mark = FORMER if step.what == "revert" and not self.plan.versioned else "to be written"
+        entity = msgspec.structs.replace(entity, mark=mark)
         stored = await process.repository.update(entity)
         self._wrote(process, step.key, stored)
 
@@ -318,10 +323,20 @@ class World:
         self.judge.acknowledged(process, key, place)
 
     async def refresh(self, process: Process, step: Step) -> None:
+        latest = self._latest()
         await process.repository.refresh()
+        if READS_AGAIN:
+            self.judge.read_again(process, latest)
 
     async def invalidate(self, process: Process, step: Step) -> None:
+        latest = self._latest()
         await process.repository.invalidate(step.key)
+        if READS_AGAIN:
+            self.judge.read_again(process, {step.key: latest[step.key]})
+
+    def _latest(self) -> dict[int, int]:
+        """The state of each key as of now."""
+        return {key: len(self.database.line(key).states) - 1 for key in self.keys}
 
     async def clear(self, process: Process, step: Step) -> None:
         await process.repository.clear()
@@ -555,6 +570,7 @@ CALLS: Final[dict[str, Callable[..., Any]]] = {
     "get_many": World.get_many,
     "update": World.update,
     "stale-update": World.update,
+    "revert": World.update,
     "create": World.create,
     "touch": World.touch,
     "delete": World.delete,
