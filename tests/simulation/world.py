@@ -116,6 +116,7 @@ class World:
         self.processes: dict[str, Process] = {}
         self.offsets = dict(zip(plan.names, plan.skews or (0.0,) * plan.nodes, strict=True))
         self.lives: dict[str, int] = {}
+        self.broken: list[BrokenPromiseError] = []  # as seen in a task, which nobody waits for
         self.excuses: list[str] = []  # why only a refresh can find what is wrong
         self.began = loop.now
         self.taken: list[bytes] = []  # messages, for whoever repeats them
@@ -257,14 +258,14 @@ class World:
             self.tell(name, lambda: text)
         except asyncio.CancelledError:
             if step.how != "cancelled":
-                raise BrokenPromiseError(
-                    "S7", f"{name}: {what} was cancelled, and nobody had cancelled it"
-                ) from None
+                self.broken.append(
+                    BrokenPromiseError("S7", f"{name}: {what} was cancelled, by nobody")
+                )
             self.tell(name, lambda: f"{what}: cancelled")
-        except BrokenPromiseError:
-            raise
+        except BrokenPromiseError as broken:
+            self.broken.append(broken)
         except Exception as error:
-            raise BrokenPromiseError("S8", f"{name}: {what} raised {error!r}") from error
+            self.broken.append(BrokenPromiseError("S8", f"{name}: {what} raised {error!r}"))
 
     async def get(self, process: Process, step: Step, **more: Any) -> Any:
         since = process.walked[step.key]
@@ -350,6 +351,8 @@ class World:
                 process.host.stirred = False
                 if process.open:
                     self.judge.look(process)
+        if self.broken:
+            raise self.broken[0]
         if self.loop.faults:
             raise BrokenPromiseError("S8", self.loop.faults[0])
         if self.story.errors:
