@@ -76,7 +76,7 @@ class Membership:
         self._pipeline: Pipeline | None = None
         self.failure: str | None = None  # why the broker is away
         self.rejections: Counter[str] = Counter(dict.fromkeys(MESSAGE_REASONS, 0))
-        self.members: Members = Members(origin, heartbeat)
+        self.members: Members = Members(origin, heartbeat, returning=LONGEST_PAUSE)
         self.listening: bool = False  # our own messages come back
         self.listening_since: float = 0.0  # monotonic
         self.attempted: anyio.Event = anyio.Event()  # the first attempt to connect has ended

@@ -18,7 +18,7 @@ from .errors import BrokerUnavailableError
 from .exchange import BUSY, MAX_DONATIONS, Comparing, Inquiry, Joining, give
 from .freshness import Backoff
 from .outbox import Outbox
-from .replica.messages import Ask, Event, Events, Phase, Refuse, Take, encode
+from .replica.messages import Ask, Event, Events, Refuse, Take, encode
 from .replica.replica import Effect, Replica, Resend
 from .replica.ring import Ring
 from .replica.snapshot import Donor
@@ -257,10 +257,10 @@ class Seat:
         """The phase has changed."""
         self.membership.beat_now()
 
-    def refreshing(self) -> bool:
-        """Whether a sibling loads everything."""
+    def refreshing(self, failures: int) -> bool:
+        """Whether a sibling loads everything, for which the source has not failed more often than here."""
         fingerprint = self.replica.rows.fingerprint
-        return self.membership.members.loading(self.name, fingerprint, Phase.REFRESHING)
+        return self.membership.members.refreshing(self.name, fingerprint, failures)
 
     def members(self) -> Collection[str]:
         """The origins of the other live nodes."""

@@ -101,8 +101,8 @@ class Siblings(Protocol):
         """Seconds for which this node lets others go first where each of them could load; 0 for the first in line."""
         ...
 
-    def refreshing(self) -> bool:
-        """Whether a sibling is loading everything to publish the differences."""
+    def refreshing(self, failures: int) -> bool:
+        """Whether a sibling is loading everything to publish the differences, which this node waits for."""
         ...
 
     def members(self) -> Collection[str]:
@@ -356,7 +356,7 @@ class Upkeep(Generic[K, V]):
             due = self.age.due(jitter=wait == 0)
         if due is None:
             return None
-        if due <= 0 and siblings is not None and siblings.refreshing():
+        if due <= 0 and siblings is not None and siblings.refreshing(self.health.failures):
             self._lull = now
             return ELSEWHERE_PAUSE
         if wait:

@@ -55,12 +55,17 @@ class Member:
 
 
 class Members:
-    """The other nodes of the namespace by origin. `now` is monotonic seconds."""
+    """The other nodes of the namespace by origin. `now` is monotonic seconds.
 
-    def __init__(self, origin: str, heartbeat: float) -> None:
+    `returning`: seconds that a member may take longer to be heard again where this node had to connect anew, as it may
+    have had to as well.
+    """
+
+    def __init__(self, origin: str, heartbeat: float, returning: float = 0.0) -> None:
         self.origin = origin
         self.heartbeat: float = heartbeat
         self.patience: float = ALIVE_BEATS * heartbeat
+        self._returning = returning
         self._looked = float("inf")  # when `expire` was last called
         self._unanswered: deque[list[float]] = deque()  # own heartbeats: number, when sent
         self._echoed = 0  # the last own heartbeat that has come back
@@ -138,7 +143,8 @@ class Members:
         gone = {
             origin: member.beat.name
             for origin, member in self.alive.items()
-            if now - member.heard > self.patience
+            if now - member.heard
+            > self.patience + (self._returning if member.link != self._link else 0.0)
         }
         for origin in gone:
             del self.alive[origin]
@@ -183,9 +189,22 @@ class Members:
         ]
         return max(ranked)[-1] if ranked else None
 
-    def loading(self, repository: str, fingerprint: str, phase: Phase = Phase.LOADING) -> bool:
-        """Whether some member reads the whole of a repository from the source."""
-        return any(state.phase is phase for _, state in self.copies(repository, fingerprint))
+    def loading(self, repository: str, fingerprint: str) -> bool:
+        """Whether some member that is cold reads the whole of a repository from the source."""
+        return any(
+            state.phase is Phase.LOADING for _, state in self.copies(repository, fingerprint)
+        )
+
+    def refreshing(self, repository: str, fingerprint: str, failures: int) -> bool:
+        """Whether some member that has a copy reads everything anew, and is likely to succeed.
+
+        Not one for which the source has failed more often in a row than the `failures` of this node: it may hang in one
+        attempt after another.
+        """
+        return any(
+            state.phase is Phase.REFRESHING and state.failures <= failures
+            for _, state in self.copies(repository, fingerprint)
+        )
 
     def ahead(self, repository: str, fingerprint: str, failures: int) -> int:
         """How many of the nodes that hold a copy would load anew before this one.

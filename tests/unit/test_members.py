@@ -173,7 +173,6 @@ def test_whether_somebody_loads_everything() -> None:
     members = fleet(b={"phase": Phase.LOADING}, c={"phase": Phase.REFRESHING})
     ours = READY.fingerprint
     assert members.loading("rows", ours)
-    assert members.loading("rows", ours, Phase.REFRESHING)
     assert not members.loading("others", ours)
     assert not members.loading("rows", "theirs")
     assert not fleet(b={}, c=None).loading("rows", ours)
@@ -324,3 +323,37 @@ def test_standing_still_is_not_held_against_a_link_that_is_behind() -> None:
     assert not members.deaf(70.0)  # what others have said meanwhile was not read yet
     members.expire(71.0)
     assert members.deaf(71.1)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "waits"), [(0, 0, True), (0, 3, True), (2, 2, True), (3, 2, False)]
+)
+def test_who_has_failed_more_often_is_not_waited_for(theirs: int, ours: int, waits: bool) -> None:
+    members = fleet(b={"phase": Phase.REFRESHING, "failures": theirs}, c={"phase": Phase.LOADING})
+    assert members.refreshing("rows", "ours", ours) is waits
+    assert not members.refreshing("rows", "theirs", ours)
+    assert not members.refreshing("others", "ours", ours)
+
+
+def test_where_this_node_had_to_connect_anew_the_others_may_have_to_as_well() -> None:
+    members = Members("me", 1.0, returning=5.0)
+    members.connected(0.0)
+    for origin in ("b", "c"):
+        members.heard(beat(origin), 0.0)
+    members.expire(0.5)
+    members.connected(1.0)
+    members.heard(beat("c", 2), 1.0)
+    for second in range(1, 9):
+        gone = members.expire(float(second))
+        assert gone == ({"c": "name of c"} if second == 5 else {})  # it was heard over the new link
+    assert members.expire(8.1) == {"b": "name of b"}
+
+
+def test_only_heartbeats_that_come_at_their_time_count() -> None:
+    members = Members("me", 1.0)
+    counted = []
+    for number, now in enumerate((0.0, 0.05, 0.1, 0.49, 0.5, 0.6, 1.1, 2.0, 2.4, 2.6), 1):
+        members.heard(beat("b", number), now)
+        if members.alive["b"].timely:
+            counted.append(now)
+    assert counted == [0.0, 0.5, 1.1, 2.0, 2.6]

@@ -724,7 +724,9 @@ def test_a_row_from_before_the_oldest_tombstone_is_not_believed() -> None:
     assert doubts(replica.receive(batch(late), NOW + TOMBSTONE_SECONDS)) == {1}
     assert holds(replica)
     replica.end_load(replica.begin_load(NOW + TOMBSTONE_SECONDS))
-    assert doubts(replica.receive(batch(create(Row(2), 1), first=2), NOW)) == {2}  # a clock set back
+    assert doubts(replica.receive(batch(create(Row(2), 1), first=2), NOW)) == {
+        2
+    }  # a clock set back
 
 
 def test_a_row_from_before_a_tombstone_there_was_no_room_for_is_not_believed(
