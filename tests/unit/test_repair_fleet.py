@@ -243,7 +243,7 @@ async def test_a_sender_that_is_slow_to_answer_is_waited_for_however_often_it_be
         held: list[Ask] = []
         seat = seat_of(one)
         missed = seat.missed
-        seat.missed = held.append  # type: ignore[method-assign]
+        seat.missed = held.append  # type: ignore[assignment,method-assign]
         for _ in range(20):  # as when many nodes start
             one.node._membership.beat_now()  # type: ignore[union-attr]
             await asyncio.sleep(0.06)
@@ -631,7 +631,7 @@ async def test_everything_is_dropped_while_copies_are_compared() -> None:
             await gate.pass_through()
             return await comparing(*arguments)
 
-        seat_of(one)._take = held  # type: ignore[method-assign]
+        seat_of(one)._take = held  # type: ignore[assignment,method-assign]
         miss_something(broker, one)
         await until(lambda: gate.entered)
         counts = Counts(members)
