@@ -217,7 +217,7 @@ async def test_what_a_stream_has_dropped_before_a_slow_reader_came_is_made_up_fo
         # Nobody is to vanish while the reader is slow.
         ways = (redis_url, proxy.url(redis_url), redis_url)
         async with fleet(rows, *ways, beat=1.0) as members:
-            one, slow, _ = members
+            one, slow, third = members
             link = one.node._membership.link  # type: ignore[union-attr]
             client = redis.asyncio.Redis.from_url(redis_url)
             try:
@@ -225,6 +225,8 @@ async def test_what_a_stream_has_dropped_before_a_slow_reader_came_is_made_up_fo
                 for key in range(5):
                     await one.rows.update(Row(key, "changed"))
                     await one.node.flush()
+                await eventually(lambda: third.rows.peek(4) == Row(4, "changed"))
+                await asyncio.sleep(1.1)  # after another heartbeat the others are well past it
                 stream = link._key  # type: ignore[union-attr]
                 entries: Any = await client.xrevrange(stream, count=50)
                 deleted = 0
