@@ -279,6 +279,7 @@ class Seat:
         with anyio.move_on_after(ROUND_TRIP_SECONDS):
             while membership.up and not membership.listening:
                 await membership.news(ROUND_TRIP_SECONDS)
+        self._number_all()  # a copy has to contain what was written here before everything was dropped
         joining = Joining(
             self.replica, self.name, label=self.session.label, stats=self.session.stats
         )

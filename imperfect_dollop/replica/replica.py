@@ -188,6 +188,7 @@ class Replica(Generic[K, V]):
         )  # when a key was read again, and found the same
         self.written: int = 0  # writes of this node that were committed
         self.resets: int = 0  # times that everything was dropped
+        self.shown: bool = not whole  # whether rows were ever there to be read
         self._proven_before = 0
         self._buffer: Buffer | None = None  # while cold
 
@@ -502,6 +503,7 @@ class Replica(Generic[K, V]):
         """The rows are there and the buffer was played back."""
         lost = self._buffer is not None and self._buffer.lost
         self._buffer = None
+        self.shown = True
         return [self.gap("events were lost while starting")] if lost else []
 
     # -- what siblings say -----------------------------------------------------------------------

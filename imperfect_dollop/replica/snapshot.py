@@ -124,6 +124,7 @@ class Joiner(Generic[K, V]):
         self._header: Header | None = None
         self._confirmed: int | None = None
         self._written = replica.written
+        self._known = {**replica.progress.vector, replica.origin: replica.sequence}
         self._latest = 0  # the latest time in any of it
         self._played: set[K] = set()  # keys that came with events only
         self.footer: Footer | None = None
@@ -173,6 +174,10 @@ class Joiner(Generic[K, V]):
         footer, replica = self.footer, self._replica
         if footer is None or replica.written != self._written:
             return None  # what was written here meanwhile may have been written over
+        if any(footer.vector.get(origin, 0) < number for origin, number in self._known.items()):
+            return None  # nor does it contain what was known, or written, here before
+        if replica.shown and not footer.clean:
+            return None  # whoever has read rows here could be shown older ones
         effects: list[Effect] = []
         if not replica.clock.observe(self._latest, now):
             effects.append(replica.gap("the copy has times in the future"))

@@ -115,6 +115,9 @@ class Database:
         self.rows: dict[int, Record] = {}
         self.lines: dict[int, Line] = {}
         self.commits = 0
+        self.busy_until = (
+            0.0  # the last moment at which a call that has begun may still change something
+        )
         self.unannounced: list[str] = []  # commits that no node can know of
         self.outcomes: dict[str, int] = {}  # by operation: the place that its write made
         self.writing: dict[
@@ -234,6 +237,7 @@ class Database:
         slow = trouble.slow * self.plan.source_latency
         begins = loop.now + slow * _latency(seed, "begin", who)
         works = begins + slow * _latency(seed, "work", who)
+        self.busy_until = max(self.busy_until, works)
         answers = works + slow * _latency(seed, "answer", who)
         answer: asyncio.Future[R] = loop.create_future()
         if trouble.hangs or draw(seed, "hung", who) < trouble.hung:

@@ -99,10 +99,12 @@ class Pair:
             self.say(*self.waiting)
             self.waiting = []
 
-    def transfer(self, between: Callable[[int], None] = lambda number: None) -> int:
+    def transfer(
+        self, between: Callable[[int], None] = lambda number: None, *, clean: bool = True
+    ) -> int:
         """Everything from the donor; `between` is called after each frame. Returns their number."""
         number = 0
-        for number, frame in enumerate(self.frames(), 1):
+        for number, frame in enumerate(self.frames(clean=clean), 1):
             self.joiner.take(frame)
             between(number)
         return number
@@ -320,6 +322,31 @@ def copy_of(replica: Replica[int, Row], origin: str) -> Replica[int, Row]:
     for key, grave in replica.table.dead.items():
         twin.table.bury(key, grave)
     return twin
+
+
+def test_a_copy_without_what_was_written_here_before_is_not_taken() -> None:
+    # Written, sent, everything dropped; and asked before the donor has heard of the write.
+    pair = Pair()
+    pair.replica.skip(1)
+    pair.joiner = Joiner(pair.replica)
+    pair.transfer()
+    assert pair.finish() is None
+    assert pair.replica.cold
+    pair.donor.progress.saw("joiner", 1)
+    pair.joiner = Joiner(pair.replica)
+    pair.transfer()
+    assert pair.finish() == []
+
+
+def test_a_copy_that_is_not_vouched_for_is_for_those_who_have_shown_nothing_yet() -> None:
+    pair = Pair()
+    pair.transfer(clean=False)
+    assert resyncs(pair.finish() or [])
+    pair.replica.go_cold()
+    pair.joiner = Joiner(pair.replica)
+    pair.transfer(clean=False)
+    assert pair.finish() is None
+    assert pair.replica.cold
 
 
 def test_a_donor_that_drops_what_it_holds_before_it_begins_gives_nothing() -> None:
