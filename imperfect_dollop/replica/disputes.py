@@ -36,16 +36,21 @@ MAX_ANSWERED: Final = 10_000
 doubt, as it always was."""
 
 
+MAX_MERGED: Final = 4 * MAX_ANSWERS
+"""Stamps of which it is remembered that what is held is later. With more, a late event is in doubt."""
+
+
 class _Dispute:
     """`stamps` of events that contradict what is held, or were heard since. `shared`: they are all that is known.
 
     `told`: everybody hears of all the causes, for they are events. `unsure`: one may be a commit of which nobody does.
     """
 
-    __slots__ = ("shared", "stamps", "told", "unsure")
+    __slots__ = ("joined", "shared", "stamps", "told", "unsure")
 
     def __init__(self) -> None:
         self.stamps: set[Stamp] = set()
+        self.joined: Stamp | None = None  # from some of these
         self.shared: bool = True
         self.told: bool = True
         self.unsure: bool = False
@@ -74,13 +79,6 @@ class Disputes(Generic[K]):
         dispute = self._of(key, time)
         if dispute is not None:
             self._put(dispute, stamp)
-
-    def heard(self, key: K, *stamps: Stamp) -> None:
-        """These say what is held already, or say it now; to be called whether the key is in doubt or not."""
-        dispute = self._disputes.get(key)
-        if dispute is not None:
-            for stamp in stamps:
-                self._put(dispute, stamp)
 
     def wrote(self, key: K, stamp: Stamp, time: int) -> None:
         """A write of this node was overtaken by events, of which the last is held and the others are not known."""
@@ -122,7 +120,11 @@ class Disputes(Generic[K]):
 
     def settles(self, key: K, held: Stamp, answers: Collection[Stamp]) -> bool:
         """Whether a sibling's read is later than everything that is known of the key here."""
-        return self.shared(key) and held in answers and self._disputes[key].stamps.issubset(answers)
+        if not self.shared(key):
+            return False
+        dispute = self._disputes[key]
+        # What is held may have been joined here from what is remembered.
+        return (held in answers or held == dispute.joined) and dispute.stamps.issubset(answers)
 
     def answers(self, key: K, held: Stamp) -> tuple[Stamp, ...]:
         """What a read answers that began when all this was known; nothing if others have to ask themselves."""
@@ -145,10 +147,32 @@ class Disputes(Generic[K]):
         dispute = self._disputes.get(key)
         if dispute is not None:
             dispute.stamps.difference_update(answers)  # who knows `stamp` knows of them
+        self._note(key, stamp, answers)
+
+    def _note(self, key: K, stamp: Stamp, answers: Collection[Stamp]) -> None:
         self._answered[key] = stamp, answers
         self._answered.move_to_end(key)
         if len(self._answered) > MAX_ANSWERED:
             self._answered.popitem(last=False)
+
+    def merged(
+        self, key: K, held: Stamp, stamp: Stamp, answers: Collection[Stamp], both: Stamp
+    ) -> None:
+        """What is held as `both` from now on is later than what was held, than `stamp`, and than what either answers.
+
+        If the key is in doubt, `both` stands for the two.
+        """
+        dispute = self._disputes.get(key)
+        if dispute is not None:
+            self._put(dispute, stamp)
+            if held != dispute.joined:
+                self._put(dispute, held)
+            dispute.joined = both
+        known = self._answered.get(key)
+        before = known[1] if known is not None and known[0] == held else ()
+        later = {held, stamp, *before, *answers}
+        if len(later) <= MAX_MERGED:
+            self._note(key, both, later)
 
     def outdated(self, key: K, held: Stamp, stamp: Stamp) -> bool:
         """Whether what is held was read later than this event was written: it was under way for long."""

@@ -9,7 +9,7 @@ event                                                   what becomes of it
 ======================================================  ==========================================
 number already seen, or stamp is what is held           ignored (a duplicate)
 base is what is held                                    applied (a clean successor)
-base differs, content is the same                       a row keeps the later of both stamps
+base differs, content is the same                       held as before; both stamps are joined to another
 base differs, content differs                           ignored, doubt
 base is what is held, but it was written before that    as if the base differed
 was last read again, or updates to an older version,
@@ -60,7 +60,7 @@ from .messages import (
     RepositoryState,
 )
 from .progress import Progress
-from .stamp import ABSENT, MAX_DRIFT, HybridClock, Stamp, at, seconds
+from .stamp import ABSENT, MAX_DRIFT, HybridClock, Stamp, at, join, seconds
 from .table import Table
 from .window import Load, Window
 
@@ -223,11 +223,7 @@ class Replica(Generic[K, V]):
             self._hold(key, entity, stamp)
             return event, []
         if self.table.same(key, entity):
-            self.disputes.heard(key, held, stamp)
-            if entity is None:  # nor is it known which of the two deletes came last
-                self._bury(key, version, self.clock.tick(now))
-            else:
-                self._hold(key, entity, stamp)
+            self._merge(key, entity, held, stamp)
             return event, []
         # A rival's event came in between, and whose write the source took first is not known: versions do not tell,
         # since those of a row that is created again start over. What is shown stays until the source was asked,
@@ -710,16 +706,7 @@ class Replica(Generic[K, V]):
                 self.counts.propagation.observe(max(0.0, now - seconds(event.stamp.time)))
             return
         if self.table.same(key, entity):
-            self.disputes.heard(key, held, event.stamp)
-            if entity is None:
-                # What is absent here and there may be so for another reason, so the stamp is not taken over: what
-                # was built on either would look clean.
-                version = max(held.version, event.stamp.version)
-                self._bury(key, version, self.clock.tick(now))
-            elif (event.stamp.time, event.stamp.origin) > (held.time, held.origin):
-                self.table.restamp(key, event.stamp)
-                if answers:
-                    self.disputes.answered(key, event.stamp, answers)
+            self._merge(key, entity, held, event.stamp, answers, later=since_proven)
             self.counts.ignored += 1
             return
         effects.append(self._contradicted(key, event.stamp))
@@ -779,6 +766,25 @@ class Replica(Generic[K, V]):
         else:
             self.table.put(key, entity, stamp)
         self._proven.pop(key, None)
+
+    def _merge(
+        self,
+        key: K,
+        entity: V | None,
+        held: Stamp,
+        stamp: Stamp,
+        answers: tuple[Stamp, ...] = (),
+        *,
+        later: bool = False,
+    ) -> None:
+        """What is held is said once more, by somebody who has not built on it.
+
+        It may be so at different times here and there, with another state in between: what was built on either of the
+        two must not look clean. `later`: unless it `answers` what is held, and so comes behind it.
+        """
+        both = stamp if later and held in answers else join(held, stamp)
+        self._confirm(key, entity, both)
+        self.disputes.merged(key, held, stamp, answers, both)
 
     def _forget(self, key: K) -> None:
         self.table.forget(key)

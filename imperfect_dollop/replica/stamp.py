@@ -10,9 +10,11 @@ next one.)
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Final
 
 import msgspec
+import xxhash
 
 __all__ = [
     "ABSENT",
@@ -23,6 +25,7 @@ __all__ = [
     "Name",
     "Stamp",
     "at",
+    "join",
     "seconds",
 ]
 
@@ -35,6 +38,9 @@ below what would let a broken clock drag the whole cluster into the future."""
 
 MAX_NAME: Final = 256
 """Characters of a name, on the wire."""
+
+JOINED: Final = "~"
+"""Begins the origin of a stamp that was joined from others; those of nodes are hexadecimal digits."""
 
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Int63 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -54,6 +60,24 @@ class Stamp(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 ABSENT: Final = Stamp(0, 0, "")
 """The stamp of a key of which nothing is known."""
+
+
+def join(one: Stamp, other: Stamp) -> Stamp:
+    """The stamp of a state that both name: whatever their order, and whatever was in between, it is later than either.
+
+    It is another than both, since nobody who knows only one of them has built on it, and the same wherever the same
+    stamps were joined, in whatever order: exclusive or has no order.
+    """
+    mark = _mark(one) ^ _mark(other)
+    version, time = max(one.version, other.version), max(one.time, other.time)
+    return Stamp(version, time, f"{JOINED}{mark:016x}")
+
+
+def _mark(stamp: Stamp) -> int:
+    if len(stamp.origin) == 17 and stamp.origin.startswith(JOINED):
+        with contextlib.suppress(ValueError):  # somebody's name, after all
+            return int(stamp.origin[1:], 16)
+    return xxhash.xxh3_64_intdigest(f"{stamp.version}:{stamp.time}:{stamp.origin}".encode())
 
 
 def at(seconds_since_epoch: float) -> int:

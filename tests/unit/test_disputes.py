@@ -9,7 +9,7 @@ import pytest
 from imperfect_dollop.replica import disputes as disputes_module
 from imperfect_dollop.replica.messages import MAX_ANSWERS, MAX_ENTITY, Event, Events, Kind
 from imperfect_dollop.replica.replica import Replica
-from imperfect_dollop.replica.stamp import ABSENT, Stamp
+from imperfect_dollop.replica.stamp import ABSENT, Stamp, join
 
 from .builders import (
     KEYS,
@@ -270,7 +270,7 @@ def test_a_write_that_restores_what_is_held_is_not_overlooked() -> None:
     replica = torn()
     again = event(Kind.UPDATE, 1, ONE, stamp(0, 1.5, "e"), BASE)
     assert give(replica, again, origin="e") == []
-    assert replica.table.stamp(1) == LEFT.stamp
+    assert replica.table.stamp(1) == join(LEFT.stamp, again.stamp)
     assert doubts(give(replica, answer(OTHER, 50, *BOTH), origin="d")) == {1}
     assert holds(replica, ONE)
     # Who knows of it as well has read it later.
@@ -283,7 +283,7 @@ def test_a_stamp_that_took_the_place_of_another_does_not_hide_it() -> None:
     replica = torn()
     again = event(Kind.UPDATE, 1, ONE, stamp(0, 5, "e"), BASE)
     assert give(replica, again, origin="e") == []
-    assert replica.table.stamp(1) == again.stamp
+    assert replica.table.stamp(1) == join(LEFT.stamp, again.stamp)
     unaware = answer(OTHER, 50, RIGHT.stamp, again.stamp)  # of what was held before
     assert doubts(give(replica, unaware, origin="d")) == {1}
 

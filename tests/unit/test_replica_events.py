@@ -23,7 +23,7 @@ from imperfect_dollop.replica.replica import (
     Reread,
     Resync,
 )
-from imperfect_dollop.replica.stamp import ABSENT, MAX_DRIFT, Stamp, seconds
+from imperfect_dollop.replica.stamp import ABSENT, MAX_DRIFT, Stamp, join, seconds
 
 from .builders import (
     KEYS,
@@ -183,12 +183,24 @@ def test_a_proof_that_is_no_longer_remembered_leaves_doubt(monkeypatch: pytest.M
 # -- another base ----------------------------------------------------------------------------------
 
 
-def test_the_same_content_keeps_the_later_stamp_without_doubt() -> None:
+def test_the_same_content_by_two_stamps_is_held_by_both_without_doubt() -> None:
+    one, other = holding(), holding()
+    read, late = found(1, ONE, stamp(1, 5), stamp(1, 4, "c")), found(1, ONE, stamp(1, 3, "c"), S2)
+    assert give(one, read) == give(one, late, origin="c") == []
+    assert give(other, late, origin="c") == give(other, read) == []
+    both = join(S1, join(read.stamp, late.stamp))
+    assert one.table.stamp(1) == other.table.stamp(1) == both
+    assert give(one, update(TWO, 6, both)) == []
+    assert holds(one, TWO)
+
+
+@pytest.mark.parametrize("which", [S1, stamp(1, 5)])
+def test_what_was_built_on_one_of_two_that_said_the_same_is_doubt(which: Stamp) -> None:
+    # One, something else, and one again: which of the two is the later one is not known.
     replica = holding()
     assert give(replica, found(1, ONE, stamp(1, 5), stamp(1, 4, "c"))) == []
-    assert replica.table.stamp(1) == stamp(1, 5)
-    assert give(replica, found(1, ONE, stamp(1, 3, "c"), S2), origin="c") == []
-    assert replica.table.stamp(1) == stamp(1, 5)
+    assert doubts(give(replica, update(TWO, 6, which))) == {1}
+    assert holds(replica, ONE)
 
 
 def test_a_delete_of_what_is_not_held_leaves_a_tombstone_that_nobody_has_built_on() -> None:

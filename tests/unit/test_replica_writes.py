@@ -160,7 +160,7 @@ def test_a_rival_of_the_same_content_is_no_doubt() -> None:
     event, effects = replica.wrote(write, Kind.UPDATE, 1, TWO, NOW + 20)
     replica.end_write(write)
     assert effects == []
-    assert replica.table.stamp(1) == event.stamp
+    assert replica.table.stamp(1) not in (S1, event.stamp)
     assert holds(replica, TWO)
 
 
@@ -178,7 +178,7 @@ def test_a_rival_that_leaves_no_trace_is_not_overlooked(rival: Event) -> None:
     # Whether the source has taken ours first, and then the rival's, is not known.
     replica = holding()
     _, effects = written(replica, Kind.UPDATE, TWO, rival)
-    assert replica.table.stamp(1) == S1
+    assert holds(replica, ONE)
     assert doubts(effects) == {1}
 
 

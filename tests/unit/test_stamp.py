@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imperfect_dollop.replica.stamp import MAX_DRIFT, HybridClock, at, seconds
+from imperfect_dollop.replica.stamp import MAX_DRIFT, HybridClock, Stamp, at, join, seconds
 
 from .builders import NOW
 
@@ -52,3 +52,12 @@ def test_the_clock_stays_at_the_wall_clock_while_that_advances() -> None:
 def test_hybrid_time_keeps_microseconds() -> None:
     assert seconds(at(NOW + 0.000_125)) == NOW + 0.000_125
     assert at(-1) == 0
+
+
+def test_a_join_has_no_order_and_is_none_of_its_parts() -> None:
+    one, other, third = Stamp(1, 5, "a"), Stamp(2, 3, "b"), Stamp(1, 9, "~not hexadecimal!")
+    both = join(one, other)
+    assert both == join(other, one)
+    assert (both.version, both.time) == (2, 5)
+    assert join(both, third) == join(one, join(third, other))
+    assert len({one, other, third, both, join(both, third), join(one, third)}) == 6
