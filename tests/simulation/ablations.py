@@ -149,7 +149,11 @@ def _base_begins(swap: Swap) -> None:
     swap(replica.Replica, "wrote", make)
 
 
-@ablation("backwards", "an update to an older version passes as a clean successor")
+@ablation(
+    "backwards",
+    "an update to an older version passes as a clean successor",
+    covered="a version that goes down on the right base comes from a source that was set back, and is then what the source has",
+)
 def _backwards(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def apply(self: Any, event: Any, *rest: Any) -> None:
@@ -168,7 +172,11 @@ def _load_window(swap: Swap) -> None:
     swap(window.Window, "overrun", lambda held: lambda self, load: False)
 
 
-@ablation("doubtful", "keys on which a complete load was not believed are not read again")
+@ablation(
+    "doubtful",
+    "keys on which a complete load was not believed are not read again",
+    covered="whatever touches a key during a load is applied or in doubt itself",
+)
 def _doubtful(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def replace(self: Any, load: Any, *rest: Any, **more: Any) -> Any:
@@ -182,7 +190,11 @@ def _doubtful(swap: Swap) -> None:
     swap(replica.Replica, "replace", make)
 
 
-@ablation("proven", "it is not remembered when a row was read again and found the same")
+@ablation(
+    "proven",
+    "it is not remembered when a row was read again and found the same",
+    covered="a commit changes the content here, or leaves a tombstone that gets a new stamp when it is found again",
+)
 def _proven(swap: Swap) -> None:
     swap(replica.Replica, "_proven_at", lambda held: lambda self, key: 0)
 
@@ -295,7 +307,11 @@ def _rewind(swap: Swap) -> None:
 # -- cold ----------------------------------------------------------------------------------------------
 
 
-@ablation("buffer", "events that come while the replica is cold are dropped")
+@ablation(
+    "buffer",
+    "events that come while the replica is cold are dropped",
+    covered="what was dropped is missing in the numbers, which the next heartbeat tells",
+)
 def _buffer(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def add(self: Any, events: Any) -> None:
@@ -306,7 +322,11 @@ def _buffer(swap: Swap) -> None:
     swap(buffer.Buffer, "add", make)
 
 
-@ablation("echo", "a newcomer does not wait for its own echo before it takes a copy")
+@ablation(
+    "echo",
+    "a newcomer does not wait for its own echo before it takes a copy",
+    covered="a link delivers from the moment of connecting, by contract; without that, numbers tell what was missed",
+)
 def _echo(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def connected(self: Any, link: Any) -> Any:
@@ -331,7 +351,11 @@ class _Anything:
         return False
 
 
-@ablation("snapshot-digest", "a copy is believed whatever it adds up to")
+@ablation(
+    "snapshot-digest",
+    "a copy is believed whatever it adds up to",
+    covered="events are waited for up to the donor's vector, so a copy adds up",
+)
 def _snapshot_digest(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def finish(self: Any, now: float) -> Any:
@@ -350,12 +374,20 @@ def _snapshot_digest(swap: Swap) -> None:
     swap(snapshot.Joiner, "_finish", make)
 
 
-@ablation("snapshot-vector", "events that a copy contains already are played over it")
+@ablation(
+    "snapshot-vector",
+    "events that a copy contains already are played over it",
+    covered="an event that is contained already has a stamp that is held, or a base that is not, which costs a re-read",
+)
 def _snapshot_vector(swap: Swap) -> None:
     swap(snapshot.Joiner, "_covered", lambda held: lambda self, key, origin, number: False)
 
 
-@ablation("catch-up", "a copy is taken over before the events that its donor had seen are there")
+@ablation(
+    "catch-up",
+    "a copy is taken over before the events that its donor had seen are there",
+    covered="the copy does not add up then, and is made again",
+)
 def _catch_up(swap: Swap) -> None:
     swap(snapshot.Joiner, "arrived", lambda held: property(lambda self: self.footer is not None))
 
@@ -430,7 +462,11 @@ def _settle_fails(swap: Swap) -> None:
     swap(writing.Writer, "_settle", make)
 
 
-@ablation("write-lock", "two writes of a key on one node are under way at once")
+@ablation(
+    "write-lock",
+    "two writes of a key on one node are under way at once",
+    covered="the second write finds another base than it began with, and settles",
+)
 def _write_lock(swap: Swap) -> None:
     swap(writing.Writer, "_in_turn", lambda held: lambda self, key: contextlib.nullcontext())
 

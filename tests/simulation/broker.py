@@ -335,6 +335,10 @@ class SimLink:
             return plan.broker_latency * 20.0 * chance / LONG
         return plan.broker_latency * (0.1 + 1.5 * chance)
 
+    def _pause(self, what: str) -> float:
+        path = self._exchange.path(self.host.machine)
+        return min(SLOWEST, path.slow * self.latency(what))
+
     @property
     def position(self) -> str | None:
         """See `imperfect_dollop.broker.Link.position`."""
@@ -405,7 +409,7 @@ class SimLink:
         """See `imperfect_dollop.broker.Link.receive_transfer`."""
         exchange = self._exchange
         self.inbox.check()
-        await asyncio.sleep(self.latency("open"))
+        await asyncio.sleep(self._pause("open"))
         self.inbox.check()
         if address in exchange.transfers:
             raise BrokerUnavailableError(f"the transfer {address!r} is open already")
@@ -424,7 +428,7 @@ class SimLink:
         """See `imperfect_dollop.broker.Link.send_transfer`."""
         exchange = self._exchange
         self.inbox.check()
-        await asyncio.sleep(self.latency("find"))
+        await asyncio.sleep(self._pause("find"))
         self.inbox.check()
         transfer = exchange.transfers.get(address)
         if transfer is None or self.dead or transfer.sender is not None:

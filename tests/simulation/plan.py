@@ -138,11 +138,20 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
         *("unsure", "deaf", "mute", "last-words", "overflow"),
     ),
     "source": (
-        *("source-away", "source-hangs", "source-slow", "errors", "lost-answers", "hung", "sql"),
+        *(
+            "source-away",
+            "source-hangs",
+            "source-slow",
+            "errors",
+            "lost-answers",
+            "hung",
+            "sql",
+            "locked",
+        ),
     ),
-    "crashes": ("kill", "kill", "leave", "freeze", "freeze", "cut", "lossy"),
+    "crashes": ("kill", "kill", "leave", "dirty-donor", "freeze", "freeze", "cut", "lossy"),
     "clocks": ("jump", "jump", "freeze", "kill"),
-    "cold": ("kill", "kill", "leave", "cut-transfers", "clear", "source-away", "outage"),
+    "cold": ("kill", "kill", "leave", "cut-transfers", "clear", "clear-giving", "outage"),
     "shapes": ("kill", "leave", "lossy", "cut", "jump"),
     "demand": ("lossy", "cut", "source-away", "hung", "sql", "freeze", "lose-link"),
     "graves": ("freeze-long", "cut-long"),
@@ -198,11 +207,16 @@ def make(seed: int) -> Plan:
     elif m.maybe(0.7):
         skews = [chance.choice((0.0, 0.005, -0.005, 0.02, 0.3, -2.0, 2.0)) for _ in names]
     _life(m, flavour, names, keys, seconds, heartbeat, preload=preload)
+    quiet = flavour == "cold" and m.maybe(0.4)  # nothing happens but that nodes come
     for name in late:
         at = chance.uniform(0.0, 0.9) * seconds
         m.add(at, "start", who=name)
         _joining(m, names, keys, at)
-    if flavour == "cold":
+        if quiet:
+            m.ends.append(at + 1.2)
+        elif flavour == "cold" and m.maybe(0.5):
+            m.add(at + chance.uniform(0.25, 0.5), "clear", who=chance.choice(names))
+    if flavour == "cold" and not quiet:
         if m.maybe(0.3):
             lasts = chance.uniform(0.4, 3.0)
             m.add(0.0, "source-away", lasts=lasts)
@@ -211,6 +225,8 @@ def make(seed: int) -> Plan:
                 m.add(at, "get", who=chance.choice(names), key=chance.randint(1, keys))
         _joining(m, names, keys, 0.0)
     count = chance.randint(0 if flavour == "races" else 1, 3)
+    if quiet:
+        count = 0
     if flavour == "mixed":
         count += chance.randint(0, 4)
     for _ in range(count):
@@ -218,7 +234,7 @@ def make(seed: int) -> Plan:
         share = chance.uniform(0.02, 0.3) if flavour == "graves" else chance.uniform(0.05, 0.95)
         _fault(m, what, names, keys, share * seconds, seconds, heartbeat)
     checked = m.maybe(0.6)
-    if flavour in ("losses", "races", "links") and m.maybe(0.6):
+    if quiet or (flavour in ("losses", "races", "links") and m.maybe(0.6)):
         seconds = _cut_short(m, seconds)
     return Plan(
         seed=seed,
@@ -233,17 +249,14 @@ def make(seed: int) -> Plan:
         preload=preload,
         paging=m.maybe(0.1),
         copies=m.maybe(0.1),
+        hard_timeout=0.5 if flavour == "source" and m.maybe(0.5) else 3.0,
         ttl=chance.uniform(3.0, 8.0) * heartbeat if m.maybe(0.12) else None,
         max_entries=chance.randint(1, 3) if not preload and m.maybe(0.4) else None,
-        outbox=chance.randint(1, 2)
-        if m.narrow
-        else chance.randint(1, 4)
-        if m.maybe(0.1)
-        else 10_000,
+        outbox=1 if m.narrow else chance.randint(1, 4) if m.maybe(0.1) else 10_000,
         inbox=chance.randint(4, 10) if m.maybe(0.1) else 10_000,
         backlog=chance.randint(5, 30) if m.maybe(0.15) else 10_000,
         pad=30_000 if flavour == "cold" and m.maybe(0.5) else 0,
-        stubborn=m.maybe(0.1),
+        stubborn=m.maybe(0.4 if flavour == "source" else 0.05),
         broker_latency=chance.choice((0.001, 0.005, 0.005, 0.02)),
         source_latency=chance.choice((0.001, 0.005, 0.005, 0.02)),
         late=tuple(late),
@@ -306,8 +319,8 @@ def _life(
 def _joining(m: _Maker, names: list[str], keys: int, at: float) -> None:
     """Much is written and read while a node comes up."""
     chance = m.chance
-    width = chance.choice((0.1, 0.5))
-    for _ in range(chance.randint(2, 8)):
+    width = chance.choice((0.1, 0.5, 0.5))
+    for _ in range(chance.randint(2, 10)):
         m.add(
             at + chance.uniform(0.0, width),
             chance.choice((*WRITES, *OTHERS[:3])),
@@ -319,8 +332,8 @@ def _joining(m: _Maker, names: list[str], keys: int, at: float) -> None:
 def _last_words(m: _Maker, names: list[str], keys: int, at: float) -> None:
     """Somebody is not listening while somebody else says something, for the last time."""
     chance = m.chance
-    reader, writer = chance.sample(names, 2)
-    how = chance.choice(("lose-link", "cut", "outage", "lossy", "freeze"))
+    writer = chance.choice(names)
+    how = chance.choice(("lose-link", "lose-link", "cut", "outage", "lossy", "freeze"))
     lasts = chance.uniform(0.1, 1.0)
     if how == "outage":
         m.add(
@@ -330,19 +343,38 @@ def _last_words(m: _Maker, names: list[str], keys: int, at: float) -> None:
             lasts=lasts,
             amount=chance.randint(1, 4),
         )
-    elif how == "cut":
-        m.add(at, "cut", who=reader, how="loses", lasts=lasts)
+    for reader in names:
+        if reader == writer or how == "outage":
+            continue
+        if how == "cut":
+            m.add(at, "cut", who=reader, how="loses", lasts=lasts)
+        elif how == "lossy":
+            m.add(at, "lossy", who=reader, lasts=lasts, amount=1.0)
+        elif how == "freeze":
+            m.add(at, "freeze", who=reader, lasts=lasts, how="link")
+        else:
+            m.add(at, "lose-link", who=reader)
+    if how in ("cut", "freeze"):
         m.add(at + 0.9 * lasts, "trim")
-    elif how == "lossy":
-        m.add(at, "lossy", who=reader, lasts=lasts, amount=1.0)
-    elif how == "freeze":
-        m.add(at, "freeze", who=reader, lasts=lasts, how="link")
-        m.add(at + 0.9 * lasts, "trim")
-    else:
-        m.add(at, "lose-link", who=reader)
     m.add(at + 0.02, chance.choice(WRITES), who=writer, key=chance.randint(1, keys))
     m.add(at + 0.04, chance.choice(WRITES), who=writer, key=chance.randint(1, keys))
     m.add(at + chance.uniform(0.06, 0.12), chance.choice(("kill", "leave")), who=writer)
+
+
+def _dirty_donor(m: _Maker, names: list[str], keys: int, at: float) -> None:
+    """Who knows that it has missed something, and cannot look for it, is the only one to give a copy, and goes."""
+    chance = m.chance
+    writer, donor = chance.sample(names, 2)
+    joiner = chance.choice([name for name in names if name != donor])
+    for name in names:
+        if name not in (writer, donor):
+            m.add(at - 0.3, "leave", who=name)
+    m.add(at, "lose-link", who=donor)
+    m.add(at + 0.01, "touch", who=writer, key=chance.randint(1, keys))
+    m.add(at + 0.08, "source-away", lasts=3.0)
+    m.add(at + 0.3, "leave", who=writer)
+    m.add(at + 0.6, "start", who=joiner)
+    m.add(at + chance.uniform(1.5, 2.8), "kill", who=donor)
 
 
 def _fault(
@@ -378,6 +410,13 @@ def _fault(
         for after in (0.02, 0.15):
             m.add(at + after, "touch", who=writer, key=chance.randint(1, keys))
         m.ends.append(at + 0.25)
+    elif what == "clear-giving":
+        # One has not heard of it yet when it is asked, and hears of it before it gives.
+        donor, other = chance.sample(names, 2)
+        m.add(at - 0.1, "slow", who=donor, lasts=1.5, amount=20.0)
+        m.add(at, "clear", who=other)
+    elif what == "dirty-donor":
+        _dirty_donor(m, names, keys, at)
     elif what == "last-words":
         _last_words(m, names, keys, at)
     elif what == "lossy":
@@ -427,9 +466,12 @@ def _fault(
             )
     elif what == "overflow":
         m.narrow = True
-        m.add(at, "cut", who=who, how="loses", lasts=max(0.3, short))
+        lasts = chance.uniform(0.3, 0.8)
+        m.add(at, "outage", lasts=lasts)
         for key in range(1, keys + 1):
-            m.add(at + chance.uniform(0.0, 0.3), "touch", who=who, key=key)
+            m.add(at + chance.uniform(0.05, lasts - 0.1), "touch", who=who, key=key)
+        if m.maybe(0.6):
+            m.add(at + lasts + chance.uniform(0.5, 1.5), "leave", who=who)
     elif what == "hostile":
         for _ in range(3):
             m.add(at + chance.uniform(0.0, 1.0), "hostile", how=chance.choice(HOSTILE))
@@ -437,10 +479,17 @@ def _fault(
         only = who if m.maybe(0.3) else ""
         m.add(at, what, who=only, lasts=short, amount=chance.choice((5.0, 50.0, 300.0)))
         busy()
+    elif what == "locked":
+        m.add(at, "locked", lasts=max(short, 0.1), amount=chance.choice((0.1, 1.0, 4.0)))
+        busy(3)
     elif what in ("errors", "lost-answers", "hung"):
         only = who if m.maybe(0.3) else ""
         m.add(at, what, who=only, lasts=max(short, 1.0), amount=chance.choice((0.2, 0.5, 1.0)))
-        busy(6)
+        busy(3)
+        for _ in range(3):
+            key, then = chance.randint(1, keys), at + chance.uniform(0.0, max(short, 1.0))
+            for name in chance.sample(names, 2):
+                m.add(then + chance.uniform(0.0, 0.02), "update", who=name, key=key)
     elif what == "sql":
         m.add(at, "sql", key=chance.randint(1, keys), how=chance.choice(SQL))
         busy(1)

@@ -96,6 +96,7 @@ class Trouble:
         self.away = False
         self.hangs = False
         self.slow = 1.0
+        self.locked = 0.0  # seconds that a write waits before it commits
         self.errors = 0.0
         self.lost_answers = 0.0
         self.hung = 0.0  # chance that a single call never returns
@@ -237,6 +238,7 @@ class Database:
         slow = trouble.slow * self.plan.source_latency
         begins = loop.now + slow * _latency(seed, "begin", who)
         works = begins + slow * _latency(seed, "work", who)
+        works += trouble.locked if write else 0.0
         self.busy_until = max(self.busy_until, works)
         answers = works + slow * _latency(seed, "answer", who)
         answer: asyncio.Future[R] = loop.create_future()

@@ -41,6 +41,9 @@ was missed."""
 MILD: Final = 0.5
 """More heartbeats where nothing was broken but messages were lost."""
 
+JOIN: Final = 1.0
+"""Seconds in which a node has come up where nothing keeps it from doing so."""
+
 ROUND_TRIPS: Final = 60
 """Latencies until what was noticed is repaired: a few messages and reads, each of which may take twenty of them."""
 
@@ -394,8 +397,9 @@ class World:
         plan = self.plan
         faults = [step for step in plan.steps if step.what not in CALLS]
         round_trips = ROUND_TRIPS * (plan.broker_latency + plan.source_latency)
-        if all(step.what in PASSING for step in faults) and not plan.late:
-            # Of what is asked for a copy is to be had after a while only, if the question was lost.
+        faults = [step for step in faults if step.what != "start" or step.at > plan.seconds - JOIN]
+        if all(step.what in PASSING for step in faults):
+            # What is asked for a copy is to be had after a while only, if the question was lost.
             asking = TRANSFERS if any(step.what == "lossy" for step in faults) else 0.0
             return MILD * plan.heartbeat + round_trips + asking
         longest = max((step.lasts for step in faults if _of_source(step)), default=0.0)
@@ -569,7 +573,12 @@ class World:
 
 
 def _of_source(step: Step) -> bool:
-    return step.what.startswith("source") or step.what in ("errors", "lost-answers", "hung")
+    return step.what.startswith("source") or step.what in (
+        "errors",
+        "lost-answers",
+        "hung",
+        "locked",
+    )
 
 
 Begin = Callable[[World, Step], None]
@@ -728,6 +737,7 @@ _FAULTS: Final[dict[str, tuple[Begin, Begin | None]]] = {
     "source-hangs": _trouble("hangs", rest=False),
     "source-slow": _trouble("slow", rest=1.0),
     "errors": _trouble("errors", rest=0.0),
+    "locked": _trouble("locked", rest=0.0),
     "lost-answers": _trouble("lost_answers", rest=0.0),
     "hung": _trouble("hung", rest=0.0),
     "sql": (lambda world, step: world.database.sql(step.how, step.key), None),
