@@ -152,7 +152,7 @@ def _base_begins(swap: Swap) -> None:
 @ablation(
     "backwards",
     "an update to an older version passes as a clean successor",
-    covered="a version that goes down on the right base comes from a source that was set back, and is then what the source has",
+    covered="a version that goes down on the right base comes from a source that was set back to it",
 )
 def _backwards(swap: Swap) -> None:
     def make(held: Any) -> Any:

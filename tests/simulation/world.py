@@ -431,7 +431,8 @@ class World:
                 raise BrokenPromiseError("S8", f"{process.host.name} has seen a crash")
         if self._undisturbed and self.database.full_loads > 1:
             raise BrokenPromiseError(
-                "L5", f"a fleet that started cold made {self.database.full_loads} loads"
+                "L5",
+                f"all was loaded {self.database.full_loads} times, though nothing had gone wrong",
             )
         return self.loop.now - healed
 
