@@ -248,6 +248,9 @@ class Writer(Generic[K, V]):
             )
         else:
             self._doubt(key)
+            if key not in self._replica.table.live and not self._replica.whole:
+                # Nothing is read again here, where the row is not held; siblings may hold it.
+                self._publish(self._replica.announce(Kind.REREAD, key, time.time()))
 
     async def _settle(self, key: K, effects: list[Effect]) -> None:
         """A rival's event came in between: let the source say what is there before returning."""

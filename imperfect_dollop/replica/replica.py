@@ -188,7 +188,9 @@ class Replica(Generic[K, V]):
         )  # when a key was read again, and found the same
         self.written: int = 0  # writes of this node that were committed
         self.resets: int = 0  # times that everything was dropped
-        self.shown: bool = not whole  # whether rows were ever there to be read
+        self.dropped: int = (
+            0  # hybrid time, when rows were last dropped that had been there to be read
+        )
         self._proven_before = 0
         self._buffer: Buffer | None = None  # while cold
 
@@ -413,6 +415,7 @@ class Replica(Generic[K, V]):
     def cleared(self) -> list[Effect]:
         """Drop everything: this node, or a sibling, has said so."""
         if self.whole:
+            self.dropped = max(self.dropped, self.clock.time, self.confirmed)
             self.go_cold()
         else:
             self.window.touch_all()
@@ -499,7 +502,6 @@ class Replica(Generic[K, V]):
         """The rows are there and the buffer was played back."""
         lost = self._buffer is not None and self._buffer.lost
         self._buffer = None
-        self.shown = True
         return [self.gap("events were lost while starting")] if lost else []
 
     # -- what siblings say -----------------------------------------------------------------------
@@ -634,6 +636,10 @@ class Replica(Generic[K, V]):
 
     def _apply(self, event: Event, fingerprint: str, now: float, effects: list[Effect]) -> None:
         if event.kind is Kind.CLEAR:
+            if event.stamp.time < self.confirmed:
+                self.counts.duplicates += 1  # sent again: everything was loaded since
+                return
+            self.clock.observe(event.stamp.time, now)
             effects += self.cleared()
             return
         if event.kind is Kind.CONFIRM:

@@ -176,7 +176,7 @@ class Joiner(Generic[K, V]):
             return None  # what was written here meanwhile may have been written over
         if any(footer.vector.get(origin, 0) < number for origin, number in self._known.items()):
             return None  # nor does it contain what was known, or written, here before
-        if replica.shown and not footer.clean:
+        if replica.dropped and not footer.clean:
             return None  # whoever has read rows here could be shown older ones
         effects: list[Effect] = []
         if not replica.clock.observe(self._latest, now):
@@ -211,6 +211,8 @@ class Joiner(Generic[K, V]):
             raise ProtocolError("a second header")
         if header.address != self._address or header.fingerprint != self._replica.rows.fingerprint:
             raise ProtocolError("a snapshot of something else")
+        if header.confirmed < self._replica.dropped:
+            raise ProtocolError("a copy from before everything was dropped")
         self._header = header
         if self._confirmed is None:
             self._confirmed = header.confirmed

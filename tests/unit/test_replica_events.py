@@ -39,6 +39,7 @@ from .builders import (
     found,
     give,
     holds,
+    load_all,
     make,
     recomputed,
     reread,
@@ -749,3 +750,14 @@ def test_a_row_from_before_a_tombstone_there_was_no_room_for_is_not_believed(
     give(replica, delete(1, 1, 50, ABSENT), delete(2, 1, 60, ABSENT))
     assert give(replica, create(Row(3), 51)) == []
     assert doubts(give(replica, create(ONE, 49))) == {1}
+
+
+def test_to_drop_everything_is_not_done_twice_where_all_was_loaded_since() -> None:
+    replica = make()
+    clear = Event(Kind.CLEAR, b"", None, stamp(0, 5), ABSENT)
+    load_all(replica, ONE, second=10)
+    assert replica.receive(batch(clear), NOW + 20) == []  # sent again to whoever has missed it
+    assert holds(replica, ONE)
+    late = Event(Kind.CLEAR, b"", None, stamp(0, 15), ABSENT)
+    assert replica.receive(batch(late, first=2), NOW + 20) == [Cleared()]
+    assert replica.cold

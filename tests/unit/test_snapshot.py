@@ -342,11 +342,23 @@ def test_a_copy_that_is_not_vouched_for_is_for_those_who_have_shown_nothing_yet(
     pair = Pair()
     pair.transfer(clean=False)
     assert resyncs(pair.finish() or [])
-    pair.replica.go_cold()
+    pair.replica.cleared()
+    pair.donor.confirmed = time(200)
     pair.joiner = Joiner(pair.replica)
     pair.transfer(clean=False)
     assert pair.finish() is None
     assert pair.replica.cold
+
+
+def test_a_copy_from_before_everything_was_dropped_is_not_taken() -> None:
+    pair = Pair()
+    pair.transfer()
+    assert pair.finish() == []
+    pair.donor.confirmed = time(0)
+    pair.replica.cleared()
+    pair.joiner = Joiner(pair.replica)
+    with pytest.raises(ProtocolError, match="before everything was dropped"):
+        pair.transfer()
 
 
 def test_a_donor_that_drops_what_it_holds_before_it_begins_gives_nothing() -> None:
