@@ -747,7 +747,7 @@ class Replica(Generic[K, V]):
 
     def _bury(self, key: K, version: int, time: int) -> None:
         """A tombstone of our own: nobody else has built on it."""
-        self.table.bury(key, Stamp(version, time, self.origin))
+        self.table.bury(key, Stamp(version, time, self.origin), confirmed=True)
 
     def _hold(self, key: K, entity: V | None, stamp: Stamp) -> None:
         if entity is None:

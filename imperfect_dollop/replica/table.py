@@ -76,9 +76,14 @@ class Table(Generic[K, V]):
         self.live[key] = entity
         self.stamps[key] = stamp
 
-    def bury(self, key: K, stamp: Stamp) -> None:
-        """Hold a tombstone instead of a row; past `MAX_TOMBSTONES` the oldest goes."""
+    def bury(self, key: K, stamp: Stamp, *, confirmed: bool = False) -> None:
+        """Hold a tombstone instead of a row; past `MAX_TOMBSTONES` the oldest goes.
+
+        `confirmed`: it was known to be gone, and has not died once more, or reads that go on would keep it for ever.
+        """
         self._drop_row(key)
+        if key in self.dead and not confirmed:
+            self._drop_tombstone(key)  # to the end of those that died
         self.dead[key] = stamp
         self._died.setdefault(key, stamp.time)
         if len(self.dead) > MAX_TOMBSTONES:

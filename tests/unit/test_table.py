@@ -124,7 +124,7 @@ def test_too_many_tombstones_cost_the_oldest(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_tombstone_that_is_renewed_does_not_grow_younger() -> None:
     table = table_of()
     table.bury(1, stamp(1, 1))
-    table.bury(1, stamp(1, 9))
+    table.bury(1, stamp(1, 9), confirmed=True)
     assert table.stamp(1) == stamp(1, 9)
     assert table.expire_tombstones(time(2)) == 1
     assert table.dead == {}
@@ -162,3 +162,16 @@ def test_sameness_is_of_content_and_absence() -> None:
     assert table.same(1, Row(1))
     assert not table.same(1, Row(1, 2))
     assert not table.same(1, Row(1, 2**70))  # has no bytes
+
+
+def test_a_row_that_dies_once_more_is_remembered_from_then_on() -> None:
+    table = table_of()
+    table.bury(1, stamp(1, 10))
+    table.bury(2, stamp(1, 20))
+    table.bury(1, stamp(1, 30), confirmed=True)
+    assert table.expire_tombstones(time(15)) == 1
+    table.bury(1, stamp(1, 40))
+    table.bury(2, stamp(1, 50))
+    assert list(table.dead) == [1, 2]
+    assert table.expire_tombstones(time(45)) == 1
+    assert list(table.dead) == [2]
