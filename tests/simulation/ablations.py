@@ -19,7 +19,18 @@ import msgspec
 from imperfect_dollop import flight, membership, seat, session, sourcing, upkeep, writing
 from imperfect_dollop.broker import Gap
 from imperfect_dollop.errors import SourceUnavailableError
-from imperfect_dollop.replica import buffer, members, replica, snapshot, stamp, table, window
+from imperfect_dollop.replica import (
+    buffer,
+    comparison,
+    disputes,
+    members,
+    progress,
+    replica,
+    snapshot,
+    stamp,
+    table,
+    window,
+)
 from imperfect_dollop.replica.messages import FOR_ALL, Kind
 
 __all__ = ["ABLATIONS", "without"]
@@ -84,7 +95,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 @ablation("tombstones", "nothing is remembered of a row that was deleted")
 def _tombstones(swap: Swap) -> None:
-    swap(table.Table, "bury", lambda held: lambda self, key, stamp: self.forget(key))
+    swap(table.Table, "bury", lambda held: lambda self, key, stamp, **how: self.forget(key))
 
 
 @ablation("tombstone-age", "tombstones are forgotten at the next sweep, however young")
@@ -100,7 +111,11 @@ def _tombstone_age(swap: Swap) -> None:
 def _horizon(swap: Swap) -> None:
     swap(replica, "TOMBSTONE_SECONDS", lambda held: 0.0)
     swap(session, "SWEEP_SECONDS", lambda held: 0.1)
-    swap(replica.Replica, "sweep", lambda held: lambda self, now, horizon: held(self, now, 2**63))
+    swap(
+        replica.Replica,
+        "sweep",
+        lambda held: lambda self, now, horizon, members: held(self, now, 2**63, members),
+    )
 
 
 @ablation("base", "an event is applied whatever it was built on")
@@ -225,8 +240,8 @@ def _doubt(swap: Swap) -> None:
 def _sequence(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def take(self: Any, events: Any, *rest: Any) -> Any:
-            if events.first > self.vector.get(events.origin, 0) + 1:
-                self.vector[events.origin] = events.first - 1
+            if events.first > self.progress.last(events.origin) + 1:
+                self.progress.saw(events.origin, events.first - 1)
             return held(self, events, *rest)
 
         return take
@@ -237,10 +252,10 @@ def _sequence(swap: Swap) -> None:
 @ablation("heartbeat-sequence", "a heartbeat that knows of a later event is not listened to")
 def _heartbeat_sequence(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        def heard(self: Any, origin: str, peer: Any, *rest: Any) -> Any:
+        def heard(self: Any, origin: str, peer: Any, *rest: Any, **how: Any) -> Any:
             if not self.cold:
-                peer = msgspec.structs.replace(peer, sequence=self.vector.get(origin, 0))
-            return held(self, origin, peer, *rest)
+                peer = msgspec.structs.replace(peer, sequence=self.progress.last(origin))
+            return held(self, origin, peer, *rest, **how)
 
         return heard
 
@@ -250,8 +265,9 @@ def _heartbeat_sequence(swap: Swap) -> None:
 @ablation("digest", "digests that differ are not noticed")
 def _digest(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        def heard(self: Any, origin: str, peer: Any, *rest: Any) -> Any:
-            return held(self, origin, msgspec.structs.replace(peer, digest=self.table.root), *rest)
+        def heard(self: Any, origin: str, peer: Any, *rest: Any, **how: Any) -> Any:
+            same = msgspec.structs.replace(peer, digest=self.table.root)
+            return held(self, origin, same, *rest, **how)
 
         return heard
 
@@ -527,3 +543,64 @@ def _drift(swap: Swap) -> None:
         return True
 
     swap(stamp.HybridClock, "observe", lambda held: observe)
+
+
+@ablation("resend", "an origin that is asked for what did not arrive does not send it again")
+def _resend(swap: Swap) -> None:
+    swap(seat.Seat, "missed", lambda held: lambda self, ask: None)
+
+
+@ablation("holes", "what is sent again counts as seen, since later events were")
+def _holes(swap: Swap) -> None:
+    swap(progress.Progress, "news", lambda held: lambda self, origin, n: n > self.last(origin))
+
+
+@ablation("looked-around", "what is missing of an origin that is gone is waited for, for ever")
+def _looked_around(swap: Swap) -> None:
+    swap(replica.Replica, "looked_around", lambda held: lambda self, members: [])
+
+
+@ablation("vanished", "nobody looks for what a member has written that vanished")
+def _vanished(swap: Swap) -> None:
+    swap(upkeep.Upkeep, "want_load", lambda held: lambda self, since: None)
+
+
+@ablation("covers", "a sibling's row is taken over whether it knew as much or not")
+def _covers(swap: Swap) -> None:
+    swap(comparison.Comparison, "_covers", lambda held: lambda self, vector: True)
+
+
+@ablation("contained", "what a comparison's donor has seen is not known to be contained")
+def _contained(swap: Swap) -> None:
+    swap(replica.Replica, "contains", lambda held: lambda self, load, vector: [])
+
+
+@ablation("answers", "a sibling's re-read is taken for the answer to any doubt")
+def _answers(swap: Swap) -> None:
+    swap(disputes.Disputes, "settles", lambda held: lambda self, key, known, answers: bool(answers))
+
+
+@ablation("join", "of two that said the same the later stamp is kept")
+def _join(swap: Swap) -> None:
+    def make(held: Any) -> Any:
+        return lambda one, other: max(one, other, key=lambda stamp: (stamp.time, stamp.origin))
+
+    swap(replica, "join", make)
+
+
+@ablation("remembered", "a row from before the oldest tombstone is taken for a new one")
+def _remembered(swap: Swap) -> None:
+    swap(replica.Replica, "_remembered", lambda held: lambda self, now: 0)
+
+
+@ablation("dropped", "a copy from before everything was dropped is taken after it")
+def _dropped(swap: Swap) -> None:
+    def make(held: Any) -> Any:
+        def cleared(self: Any) -> Any:
+            effects = held(self)
+            self.dropped = 0
+            return effects
+
+        return cleared
+
+    swap(replica.Replica, "cleared", make)

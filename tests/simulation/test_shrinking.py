@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .ablations import without
-from .plan import Plan
+from .plan import Plan, written
 from .runs import planned, seeds
 from .shrink import minimal, recipe, story
 from .world import Verdict, run
@@ -40,7 +40,7 @@ def test_a_story_says_how_to_play_it_again() -> None:
         assert verdict.promise is not None
         small = minimal(plan, verdict.promise)
         assert planned(recipe(small)).steps == small.steps
-        assert run(planned(recipe(small))).promise == verdict.promise
+        assert run(planned(written(small))).promise == verdict.promise
 
 
 def test_nothing_is_left_that_is_not_needed() -> None:
