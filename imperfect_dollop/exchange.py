@@ -66,6 +66,9 @@ class Inquiry:
         self.busy: bool = False  # the last donor was; it may be asked again
         self._scope = anyio.CancelScope()
 
+    def _begin(self, donor: str, address: str) -> None:
+        self.donor, self.address = donor, address
+
     def arrived(self) -> None:
         """Events have come."""
         self._arrivals.set()
@@ -127,7 +130,7 @@ class Joining(Inquiry):
     async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         """Take a snapshot from `donor`; ``None`` if nothing came of it."""
         began = time.monotonic()
-        self.donor, self.address = donor, address
+        self._begin(donor, address)
         try:
             effects = await self._take(link)
         finally:
@@ -182,7 +185,7 @@ class Comparing(Inquiry):
 
     async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
         """Compare with `donor`; ``None`` if nothing came of it."""
-        self.donor, self.address = donor, address
+        self._begin(donor, address)
         comparison: Comparison[Any, Any] = Comparison(self._replica, address, time.time())
 
         def take(frame: bytes) -> Iterable[None]:
