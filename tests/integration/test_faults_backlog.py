@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from .servers import Server
 from .workers import Crew
 
@@ -13,13 +11,7 @@ FEW = 50
 """Messages that may wait for a slow node."""
 
 
-SAID: Final = {
-    "redis-server": "no longer has what came after",  # by the broker
-    "rabbitmq-server": "did not arrive",  # by the numbers of the events
-}
-"""How the slow node is told that it has missed something, though its link was never lost."""
-
-HEARTBEAT = 2.0
+HEARTBEAT = 6.0
 """Seconds: longer than anything stands still here would a link have to be silent to count as lost."""
 
 
@@ -35,7 +27,11 @@ async def test_more_than_may_wait_for_a_slow_node(crew: Crew, server: Server) ->
         await writer.stop_writing()
     await crew.judge()
     assert (await slow.stats())["gaps"] > 0
-    assert SAID[server.program] in crew.log(slow)
+    # It is told by the broker, or by the numbers of the events, though its link was never lost.
+    if server.program == "redis-server":
+        assert "no longer has what came after" in crew.log(slow)
+    else:
+        assert sum([(await writer.stats())["events_resent"] for writer in writers]) > 0
 
 
 async def test_blocked_for_5_s_under_full_write_load(crew: Crew) -> None:
