@@ -212,8 +212,9 @@ async def test_a_node_whose_own_source_is_away_does_not_hold_up_the_others() -> 
 async def test_what_is_written_while_a_snapshot_is_taken_is_in_it() -> None:
     source = SchoolSource(*students(20_000))
     broker = MemoryBroker()
-    async with cluster(member(broker, source)) as (donor,):
-        joiner = member(broker, source)
+    calm: dict[str, Any] = {"node": {"heartbeat": 2.0}}  # both are busy, and not to be missed
+    async with cluster(member(broker, source, **calm)) as (donor,):
+        joiner = member(broker, source, **calm)
         entering = asyncio.create_task(joiner.node.__aenter__())
         chance = random.Random(1)
         written = 0
