@@ -11,11 +11,12 @@ Like a load, a comparison is overtaken by events: what they bring while it is un
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ..errors import ProtocolError
 from .chunks import decoded
 from .messages import Chunk, Footer, Header, decode_frame
+from .progress import covers
 from .replica import Effect, Replica
 from .stamp import Stamp
 from .table import BUCKETS
@@ -25,9 +26,6 @@ __all__ = ["Comparison"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-INDEX_SLICE: Final = 2_000
-"""Keys sorted into buckets in one go, as `snapshot.SORT_SLICE`."""
-
 
 class Comparison(Generic[K, V]):
     """Takes the frames of one answer. Nothing changes before `finish`; `close` in any case."""
@@ -36,10 +34,10 @@ class Comparison(Generic[K, V]):
         self._replica = replica
         self._address = address
         self._load = replica.begin_load(now)
-        self._seen = {**replica.progress.vector, replica.origin: replica.sequence}
+        self._seen = replica.vector
         self._header: Header | None = None
         self._expected: set[int] = set()  # buckets that are still to come
-        self._here: dict[int, set[K]] = {}  # by bucket: keys that were not found there yet
+        self._here: dict[int, dict[K, None]] = {}  # by bucket: keys that were not found there yet
         self._other: list[tuple[K, V | None, Stamp, bool]] = []  # differ; whether they can be newer
         self._absent: list[K] = []  # of which nothing is known there
         self._latest = 0  # the latest time in any of it
@@ -68,13 +66,7 @@ class Comparison(Generic[K, V]):
 
         Keys that come later are events, and those stand.
         """
-        table = self._replica.table
-        for count, key in enumerate(table.known() if self._here else (), 1):
-            keys = self._here.get(table.bucket(key))
-            if keys is not None:
-                keys.add(key)
-            if count % INDEX_SLICE == 0:
-                yield
+        return self._replica.table.sort(self._here)
 
     def finish(self, now: float) -> list[Effect] | None:
         """Take over what is newer there, put in doubt what merely differs; ``None`` if too much has happened since."""
@@ -108,7 +100,7 @@ class Comparison(Generic[K, V]):
             bucket >= BUCKETS for bucket in header.buckets
         ):
             raise ProtocolError("buckets that cannot be")
-        self._here = {bucket: set() for bucket in header.buckets}
+        self._here = {bucket: {} for bucket in header.buckets}
         self._header = header
         self.opened = True
 
@@ -118,7 +110,7 @@ class Comparison(Generic[K, V]):
             raise ProtocolError("buckets that were not announced, or twice")
         table, newer = self._replica.table, self._covers(chunk.vector)
         for bucket, key, entity, stamp in decoded(self._replica, chunk):
-            self._here[bucket].discard(key)
+            self._here[bucket].pop(key, None)
             if not table.same(key, entity):
                 self._other.append((key, entity, stamp, newer))
                 self._latest = max(self._latest, stamp.time)
@@ -128,4 +120,4 @@ class Comparison(Generic[K, V]):
 
     def _covers(self, vector: Mapping[str, int]) -> bool:
         """Whether everything that was seen here at the beginning had been seen there."""
-        return all(vector.get(origin, 0) >= number for origin, number in self._seen.items())
+        return covers(vector, self._seen)

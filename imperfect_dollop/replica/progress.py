@@ -14,7 +14,7 @@ import xxhash
 
 from .messages import MAX_ORIGINS
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "covers"]
 
 MAX_HOLES: Final = 100
 """Holes remembered; past that what is missing is better found by comparing copies."""
@@ -194,6 +194,11 @@ class Progress:
             if origin != own:
                 total += _mark(origin, self.vector.get(origin, 0))
         return total & MASK
+
+
+def covers(vector: Mapping[str, int], known: Mapping[str, int]) -> bool:
+    """Whether who has seen `vector` has seen everything up to these numbers."""
+    return all(vector.get(origin, 0) >= number for origin, number in known.items())
 
 
 def _mark(origin: str, number: int) -> int:

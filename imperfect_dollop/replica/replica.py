@@ -267,6 +267,11 @@ class Replica(Generic[K, V]):
         """Events that were never sent: use up their numbers, so that siblings notice."""
         self.sequence += count
 
+    @property
+    def vector(self) -> dict[str, int]:
+        """How far everybody's events are contained in what is held, own ones that have a number included."""
+        return {**self.progress.vector, self.origin: self.sequence}
+
     # -- loads -----------------------------------------------------------------------------------
 
     def begin_load(self, now: float) -> Load:

@@ -10,11 +10,12 @@ joiner believes a snapshot only if its digest, after playing events up to the do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ..errors import ProtocolError
 from .chunks import CHUNK_BYTES, ChunkMaker, decoded
 from .messages import Chunk, Footer, Header, Take, decode_frame, encode
+from .progress import covers
 from .replica import Cleared, Effect, Replica
 from .stamp import ABSENT, Stamp, at
 from .table import BUCKETS
@@ -23,9 +24,6 @@ __all__ = ["Donor", "Joiner"]
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-SORT_SLICE: Final = 2_000
-"""Keys sorted into buckets in one go."""
 
 
 class Donor(Generic[K, V]):
@@ -68,19 +66,14 @@ class Donor(Generic[K, V]):
         buckets = take.buckets
         if take.digests:
             buckets = replica.table.differing(take.digests)
-        vector, fingerprint = self._vector(), replica.rows.fingerprint
+        vector, fingerprint = replica.vector, replica.rows.fingerprint
         self._vouched = (
             self._clean()
         )  # what is missing now is in no bucket that is the same here and there
         yield encode(Header(take.address, fingerprint, vector, replica.confirmed, buckets))
         # Keys that come after this are events after the vector above, and reach the joiner as such.
-        wanted: dict[int, list[K]] = {bucket: [] for bucket in buckets}
-        for count, key in enumerate(replica.table.known() if wanted else (), 1):
-            members = wanted.get(replica.table.bucket(key))
-            if members is not None:
-                members.append(key)
-            if count % SORT_SLICE == 0:
-                yield None
+        wanted: dict[int, dict[K, None]] = {bucket: {} for bucket in buckets}
+        yield from replica.table.sort(wanted)
         chunk = ChunkMaker(replica)
         for bucket, keys in wanted.items():
             chunk.buckets.append(bucket)
@@ -100,15 +93,12 @@ class Donor(Generic[K, V]):
         self._number()
         table = replica.table
         clean = self._clean() and (self._vouched or self.whole)
-        yield encode(Footer(self._vector(), table.root, len(table.live), clean))
+        yield encode(Footer(replica.vector, table.root, len(table.live), clean))
 
     def _closed(self, chunk: ChunkMaker[K, V], *, more: bool) -> bytes:
         # Who joins plays events after the chunk that correct it; who compares takes its rows as they are.
         self._vouched = self._vouched and self._clean()
-        return encode(chunk.made(self._vector(), more=more))
-
-    def _vector(self) -> dict[str, int]:
-        return {**self._replica.progress.vector, self._replica.origin: self._replica.sequence}
+        return encode(chunk.made(self._replica.vector, more=more))
 
 
 class Joiner(Generic[K, V]):
@@ -124,7 +114,7 @@ class Joiner(Generic[K, V]):
         self._header: Header | None = None
         self._confirmed: int | None = None
         self._written = replica.written
-        self._known = {**replica.progress.vector, replica.origin: replica.sequence}
+        self._known = replica.vector
         self._latest = 0  # the latest time in any of it
         self._played: set[K] = set()  # keys that came with events only
         self.footer: Footer | None = None
@@ -174,7 +164,7 @@ class Joiner(Generic[K, V]):
         footer, replica = self.footer, self._replica
         if footer is None or replica.written != self._written:
             return None  # what was written here meanwhile may have been written over
-        if any(footer.vector.get(origin, 0) < number for origin, number in self._known.items()):
+        if not covers(footer.vector, self._known):
             return None  # nor does it contain what was known, or written, here before
         if replica.dropped and not footer.clean:
             return None  # whoever has read rows here could be shown older ones

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 from ..codecs import EntityCodec, KeyCodec, content_hash, key_hash
@@ -26,6 +26,9 @@ BUCKETS: Final = 1_024
 
 MAX_TOMBSTONES: Final = 100_000
 """Deleted keys remembered at most; about 20 MB."""
+
+SORT_SLICE: Final = 2_000
+"""Keys sorted into buckets in one go."""
 
 MASK: Final = 2**64 - 1
 
@@ -168,6 +171,15 @@ class Table(Generic[K, V]):
     def known(self) -> Iterator[K]:
         """Every key with a row or a tombstone, as of now."""
         return iter([*self.live, *self.dead])
+
+    def sort(self, buckets: Mapping[int, dict[K, None]]) -> Iterator[None]:
+        """Put the keys that are known into these buckets, some at a time; not those that come meanwhile."""
+        for count, key in enumerate(self.known() if buckets else (), 1):
+            keys = buckets.get(self.bucket(key))
+            if keys is not None:
+                keys[key] = None
+            if count % SORT_SLICE == 0:
+                yield
 
     def _drop_row(self, key: K) -> None:
         hashed = self._hashes.pop(key, None)

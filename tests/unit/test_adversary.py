@@ -28,7 +28,7 @@ from imperfect_dollop import waiters as waiters_module
 from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.outbox import Outbox
 from imperfect_dollop.replica import buffer as buffer_module
-from imperfect_dollop.replica import snapshot as snapshot_module
+from imperfect_dollop.replica import table as table_module
 from imperfect_dollop.replica.messages import MAX_REPOSITORIES, Kind, Take
 from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.snapshot import Donor, Joiner
@@ -338,7 +338,7 @@ def frames(donor: Replica[int, Row], buckets: list[int]) -> Donor[int, Row]:
 def test_a_row_made_again_while_the_donor_lists_its_keys_arrives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(snapshot_module, "SORT_SLICE", 2)
+    monkeypatch.setattr(table_module, "SORT_SLICE", 2)
     one, two = make("a"), make("b")
     load_all(two, *[Row(key) for key in range(1, 6)])
     write = two.begin_write(4)
