@@ -227,8 +227,8 @@ class Upkeep(Generic[K, V]):
         self.note_age()
 
     def in_doubt(self, key: K) -> bool:
-        """Whether this key is still to be read again."""
-        return key in self._doubts
+        """Whether what is held for this key may be wrong: it is to be read again here, or when it is asked for."""
+        return key in self._doubts or key in self.replica.disputes
 
     def doubt(self, keys: Iterable[Any]) -> None:
         """Read these keys again, those that events have put in doubt unless a sibling does so first."""
@@ -583,17 +583,17 @@ class Upkeep(Generic[K, V]):
     async def _reread_together(self, keys: Sequence[K]) -> None:
         replica = self.replica
         load = replica.begin_load(time.time())
-        doubtful = [key for key in keys if key in self._doubts]
         try:
             with source_read(self._stats), self._doubts.reading(keys):
                 found = await self._reader.load_many(keys)
-            settled = {key for key in doubtful if key not in self._doubts}
             for key in keys:
                 counts, event = replica.loaded(load, key, found.get(key))
                 if counts:
                     self._doubts.discard(key)
                     self.on_reread(key)
-                elif key not in settled:  # an event has overtaken the load: once more
+                elif self.in_doubt(
+                    key
+                ):  # events have overtaken the load, and not settled it: once more
                     self.doubt([key])
                 if event is not None and self._siblings is not None:
                     self._siblings.publish(event)
