@@ -285,10 +285,10 @@ class Replica(Generic[K, V]):
     def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
         """The source has (or has not) this row. False if events have overtaken the load.
 
-        The event says what was found, where that differs from what was held. A row that is still the same keeps
+        The event says what was found, where that differs from what was held. What is still the same keeps
         its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
-        remembered: an older event built on that stamp is no clean successor of it any more. That a row is
-        absent gets a new stamp, since a row can come and go without a trace in between.
+        remembered: an older event built on that stamp is no clean successor of it any more, for the row may have become
+        something else, or have come and gone, in between.
 
         So does whatever events have contradicted: siblings are in the same doubt, so they are told in any case, and
         all have the same stamp afterwards. What this read answers was known when it began, or it would not count. And
@@ -310,9 +310,8 @@ class Replica(Generic[K, V]):
         if same:
             if entity is not None:
                 self._restore(key, entity)
-            elif held is not ABSENT or not self.whole:
-                self._bury(key, held.version, load.began)
-                return True, None
+            elif held is ABSENT and not self.whole:
+                self.table.bury(key, Stamp(0, load.began, self.origin))  # a miss is remembered
             self._proven[key] = load.began
             self._proven.move_to_end(key)
             if len(self._proven) > MAX_PROVEN:
@@ -375,12 +374,6 @@ class Replica(Generic[K, V]):
                 yield found
                 found = []
         yield found
-        found = []
-        for count, key in enumerate([key for key in table.dead if key not in rows], 1):
-            if key in table.dead and untouched(key, load):
-                self._bury(key, table.dead[key].version, load.began)
-            if count % SLICE == 0:
-                yield found
         if not self.window.overrun(load):
             self.disputes.loaded(load.began)
             self.confirmed = max(self.confirmed, load.began)
@@ -749,10 +742,6 @@ class Replica(Generic[K, V]):
 
     def _proven_at(self, key: K) -> int:
         return max(self._proven.get(key, self._proven_before), self.confirmed)
-
-    def _bury(self, key: K, version: int, time: int) -> None:
-        """A tombstone of our own: nobody else has built on it."""
-        self.table.bury(key, Stamp(version, time, self.origin), confirmed=True)
 
     def _hold(self, key: K, entity: V | None, stamp: Stamp) -> None:
         if entity is None:

@@ -39,7 +39,6 @@ class Table(Generic[K, V]):
     """Entries by key. Knows no rule about which state is the newer one."""
 
     __slots__ = (
-        "_died",
         "_hashes",
         "_keys",
         "_rows",
@@ -63,7 +62,6 @@ class Table(Generic[K, V]):
         # place it would be another number, and the digest wrong for ever.
         self._hashes: dict[K, int] = {}
         self.forgotten: int = 0  # the latest death of which there was no room to keep the tombstone
-        self._died: dict[K, int] = {}  # hybrid times; a tombstone's stamp may be renewed
 
     def stamp(self, key: K) -> Stamp:
         """The stamp of what is held for the key, tombstones included; `ABSENT` if nothing is."""
@@ -75,24 +73,18 @@ class Table(Generic[K, V]):
         hashed = content_hash(key_bytes, self._rows.encode(entity))
         self._count(key_bytes, hashed - self._hashes.get(key, 0))
         self._hashes[key] = hashed
-        self._drop_tombstone(key)
+        self.dead.pop(key, None)
         self.live[key] = entity
         self.stamps[key] = stamp
 
-    def bury(self, key: K, stamp: Stamp, *, confirmed: bool = False) -> None:
-        """Hold a tombstone instead of a row; past `MAX_TOMBSTONES` the oldest goes.
-
-        `confirmed`: it was known to be gone, and has not died once more, or reads that go on would keep it for ever.
-        """
+    def bury(self, key: K, stamp: Stamp) -> None:
+        """Hold a tombstone instead of a row; past `MAX_TOMBSTONES` the oldest goes."""
         self._drop_row(key)
-        if key in self.dead and not confirmed:
-            self._drop_tombstone(key)  # to the end of those that died
+        self.dead.pop(key, None)  # to the end of those that died
         self.dead[key] = stamp
-        self._died.setdefault(key, stamp.time)
         if len(self.dead) > MAX_TOMBSTONES:
             oldest = next(iter(self.dead))
-            self.forgotten = max(self.forgotten, self._died[oldest])
-            self._drop_tombstone(oldest)
+            self.forgotten = max(self.forgotten, self.dead.pop(oldest).time)
 
     def restamp(self, key: K, stamp: Stamp) -> None:
         """The same row, known by a newer stamp."""
@@ -101,20 +93,20 @@ class Table(Generic[K, V]):
     def forget(self, key: K) -> None:
         """Hold nothing for the key, not even a tombstone."""
         self._drop_row(key)
-        self._drop_tombstone(key)
+        self.dead.pop(key, None)
 
     def clear(self) -> None:
         """Hold nothing at all."""
-        for held in (self.live, self.stamps, self.dead, self._hashes, self._died):
+        for held in (self.live, self.stamps, self.dead, self._hashes):
             held.clear()
         self.buckets[:] = [0] * BUCKETS
         self.root = 0
 
     def expire_tombstones(self, before: int) -> int:
         """Drop the tombstones of rows that died before a hybrid time; how many went."""
-        gone = list(itertools.takewhile(lambda key: self._died[key] < before, self.dead))
+        gone = list(itertools.takewhile(lambda key: self.dead[key].time < before, self.dead))
         for key in gone:
-            self._drop_tombstone(key)
+            del self.dead[key]
         return len(gone)
 
     def bucket(self, key: K) -> int:
@@ -186,10 +178,6 @@ class Table(Generic[K, V]):
         if hashed is not None:
             self._count(self._keys.encode(key), -hashed)
             del self.live[key], self.stamps[key]
-
-    def _drop_tombstone(self, key: K) -> None:
-        self.dead.pop(key, None)
-        self._died.pop(key, None)
 
     def _count(self, key_bytes: bytes, difference: int) -> None:
         bucket = key_hash(key_bytes) % BUCKETS
