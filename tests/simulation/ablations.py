@@ -95,7 +95,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 @ablation("tombstones", "nothing is remembered of a row that was deleted")
 def _tombstones(swap: Swap) -> None:
-    swap(table.Table, "bury", lambda held: lambda self, key, stamp, **how: self.forget(key))
+    swap(table.Table, "bury", lambda held: lambda self, key, stamp: self.forget(key))
 
 
 @ablation("tombstone-age", "tombstones are forgotten at the next sweep, however young")
@@ -205,27 +205,9 @@ def _doubtful(swap: Swap) -> None:
     swap(replica.Replica, "replace", make)
 
 
-@ablation(
-    "proven",
-    "it is not remembered when a row was read again and found the same",
-    covered="a commit changes the content here, or leaves a tombstone that gets a new stamp when it is found again",
-)
+@ablation("proven", "it is not remembered when a row was read again and found the same")
 def _proven(swap: Swap) -> None:
     swap(replica.Replica, "_proven_at", lambda held: lambda self, key: 0)
-
-
-@ablation(
-    "absent-restamped", "a row that is found absent again keeps the stamp of its old tombstone"
-)
-def _absent_restamped(swap: Swap) -> None:
-    def make(held: Any) -> Any:
-        def bury(self: Any, key: Any, version: int, time: int) -> None:
-            if key not in self.table.dead:
-                held(self, key, version, time)
-
-        return bury
-
-    swap(replica.Replica, "_bury", make)
 
 
 @ablation("doubt", "keys in doubt are not read again")

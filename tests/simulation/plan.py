@@ -10,7 +10,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-__all__ = ["FLAVOURS", "Plan", "Step", "make", "read", "written"]
+from .drills import DRILLS
+
+__all__ = ["FLAVOURS", "Maker", "Plan", "Step", "make", "read", "written"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ FLAVOURS: Final[dict[str, int]] = {
     "demand": 8,
     "graves": 4,
     "mixed": 16,
+    "drills": 16,
 }
 """What a plan is mainly about, and how often."""
 
@@ -168,7 +171,9 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
 """The faults that a flavour draws from; the same one several times is drawn more often."""
 
 
-class _Maker:
+class Maker:
+    """Draws the steps of a plan."""
+
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(f"plan {seed}")
         self.seed = seed
@@ -178,6 +183,15 @@ class _Maker:
 
     def maybe(self, share: float) -> bool:
         return self.chance.random() < share
+
+    def within(self, least: float, most: float) -> float:
+        return self.chance.uniform(least, most)
+
+    def key(self, keys: int) -> int:
+        return self.chance.randint(1, keys)
+
+    def two(self, names: list[str]) -> list[str]:
+        return self.chance.sample(names, 2)
 
     def add(self, at: float, what: str, **more: Any) -> None:
         self.steps.append((at, {"what": what, **more}))
@@ -191,9 +205,11 @@ class _Maker:
 
 def make(seed: int) -> Plan:
     """The plan of a seed."""
-    m = _Maker(seed)
+    m = Maker(seed)
     chance = m.chance
     flavour = chance.choices(list(FLAVOURS), list(FLAVOURS.values()))[0]
+    if flavour == "drills":
+        return _drill(m)
     nodes = chance.choice((2, 2, 3, 3, 3, 4))
     names = [f"n{number}" for number in range(1, nodes + 1)]
     keys = chance.choice((1, 2, 2, 3, 5))
@@ -273,7 +289,32 @@ def make(seed: int) -> Plan:
     return plan
 
 
-def _cut_short(m: _Maker, seconds: float) -> float:
+def _drill(m: Maker) -> Plan:
+    """One of the drills, with settings of chance where it does not need others."""
+    chance = m.chance
+    names = [f"n{number}" for number in range(1, chance.choice((3, 3, 4)) + 1)]
+    keys = chance.choice((1, 2, 3))
+    needed = chance.choice(DRILLS)(m, names, keys)
+    checked = m.maybe(0.6)
+    plan = Plan(
+        seed=m.seed,
+        flavour="drills",
+        broker="streams" if m.maybe(0.5) else "fanout",
+        nodes=len(names),
+        keys=keys,
+        seconds=0.0,
+        versioned=checked or m.maybe(0.5),
+        checked=checked,
+        paging=m.maybe(0.1),
+        broker_latency=chance.choice((0.001, 0.005)),
+        source_latency=chance.choice((0.001, 0.005)),
+        skews=(0.0,) * len(names),
+        steps=m.numbered(),
+    )
+    return dataclasses.replace(plan, **needed)
+
+
+def _cut_short(m: Maker, seconds: float) -> float:
     """Right after a fault: what it has done is not made good by what comes later."""
     kinds = ("lossy", "cut", "deaf", "mute")
     ends = m.ends or [at + more["lasts"] for at, more in m.steps if more["what"] in kinds]
@@ -291,7 +332,7 @@ OTHERS: Final = ("get",) * 6 + ("get_many", "invalidate", "refresh", "fresh", "s
 
 
 def _life(
-    m: _Maker,
+    m: Maker,
     flavour: str,
     names: list[str],
     keys: int,
@@ -323,7 +364,7 @@ def _life(
             )
 
 
-def _joining(m: _Maker, names: list[str], keys: int, at: float) -> None:
+def _joining(m: Maker, names: list[str], keys: int, at: float) -> None:
     """Much is written and read while a node comes up."""
     chance = m.chance
     width = chance.choice((0.1, 0.5, 0.5))
@@ -336,7 +377,7 @@ def _joining(m: _Maker, names: list[str], keys: int, at: float) -> None:
         )
 
 
-def _last_words(m: _Maker, names: list[str], keys: int, at: float) -> None:
+def _last_words(m: Maker, names: list[str], keys: int, at: float) -> None:
     """Somebody is not listening while somebody else says something, for the last time."""
     chance = m.chance
     writer = chance.choice(names)
@@ -368,7 +409,7 @@ def _last_words(m: _Maker, names: list[str], keys: int, at: float) -> None:
     m.add(at + chance.uniform(0.06, 0.12), chance.choice(("kill", "leave")), who=writer)
 
 
-def _dirty_donor(m: _Maker, names: list[str], keys: int, at: float) -> None:
+def _dirty_donor(m: Maker, names: list[str], keys: int, at: float) -> None:
     """Who knows that it has missed something, and cannot look for it, is the only one to give a copy, and goes."""
     chance = m.chance
     writer, donor = chance.sample(names, 2)
@@ -385,7 +426,7 @@ def _dirty_donor(m: _Maker, names: list[str], keys: int, at: float) -> None:
 
 
 def _fault(
-    m: _Maker,
+    m: Maker,
     what: str,
     names: list[str],
     keys: int,
