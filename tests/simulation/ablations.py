@@ -100,7 +100,13 @@ def _tombstones(swap: Swap) -> None:
 
 @ablation("tombstone-age", "tombstones are forgotten at the next sweep, however young")
 def _tombstone_age(swap: Swap) -> None:
-    swap(replica, "TOMBSTONE_SECONDS", lambda held: 0.0)
+    def make(held: Any) -> Any:
+        def sweep(self: Any, now: float, *rest: Any) -> Any:
+            return held(self, now + replica.TOMBSTONE_SECONDS, *rest)
+
+        return sweep
+
+    swap(replica.Replica, "sweep", make)
     swap(session, "SWEEP_SECONDS", lambda held: 0.1)
 
 
@@ -552,9 +558,19 @@ def _covers(swap: Swap) -> None:
     swap(comparison.Comparison, "_covers", lambda held: lambda self, vector: True)
 
 
-@ablation("contained", "what a comparison's donor has seen is not known to be contained")
+@ablation(
+    "contained",
+    "what a comparison's donor has seen, and has not come here, counts as older than what came meanwhile",
+)
 def _contained(swap: Swap) -> None:
-    swap(replica.Replica, "contains", lambda held: lambda self, load, vector: [])
+    def make(held: Any) -> Any:
+        def contains(self: Any, load: Any, vector: Any) -> Any:
+            held(self, load, vector)
+            return []
+
+        return contains
+
+    swap(replica.Replica, "contains", make)
 
 
 @ablation("answers", "a sibling's re-read is taken for the answer to any doubt")

@@ -112,6 +112,44 @@ def outdated_donor(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
     }
 
 
+def behind_a_clear(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
+    """Everything is dropped after a write; the only one with a copy has heard of neither yet when it is asked."""
+    writer, donor = names[:2]
+    m.add(BEGINS - 0.01, "lossy", who=donor, lasts=0.04 + m.within(0.01, 0.05), amount=1.0)
+    m.add(BEGINS, "touch", who=writer, key=m.key(keys))
+    m.add(BEGINS + m.within(0.02, 0.04), "clear", who=writer)
+    m.add(BEGINS + 0.02, "source-away", who=writer, lasts=1.0)
+    return {"seconds": BEGINS + m.within(1.6, 3.0), "late": (), "broker": "fanout"}
+
+
+def cleared_while_asked(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
+    """A donor hears that everything is to be dropped when it has agreed to give, and the newcomer had not come yet."""
+    other, donor, newcomer = names[0], names[1], names[-1]
+    for name in names[2:-1]:
+        m.add(BEGINS - 1.0, "leave", who=name)
+    m.add(BEGINS - 0.5, "slow", who=donor, lasts=2.0, amount=100.0)
+    m.add(BEGINS - 0.01, "source-away", lasts=2.0)
+    m.add(BEGINS, "clear", who=other)
+    m.add(BEGINS + m.within(0.0, 0.05), "start", who=newcomer)
+    late = (newcomer,)
+    return {"seconds": BEGINS + m.within(2.5, 4.0), "late": late, "broker": "fanout"}
+
+
+def long_under_way(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
+    """A new row was deleted elsewhere, perhaps so long ago that it was forgotten, before anybody hears of it."""
+    first, second = m.two(names[:3])
+    begins, lasts = 60.0, m.chance.choice((m.within(860.0, 900.0), m.within(150.0, 500.0)))
+    for name in names[3:]:
+        m.add(begins - 30.0, "leave", who=name)
+    m.add(begins, "cut", who=first, how="drops", lasts=lasts)
+    for key in range(1, keys + 1):
+        m.add(begins + 0.5, "create", who=first, key=key)
+        m.add(begins + m.within(0.7, 3.0), "delete", who=second, key=key)
+    m.add(begins + 1.0, "source-away", who=first, lasts=lasts + 60.0)
+    m.add(begins + 3.5, "source-away", lasts=lasts + 60.0)  # or it would soon be loaded what is true
+    return {"seconds": begins + lasts + m.within(10.0, 40.0), "late": (), "heartbeat": 25.0}
+
+
 DRILLS: Final[tuple[Drill, ...]] = (
     apart,
     passer_by,
@@ -119,4 +157,7 @@ DRILLS: Final[tuple[Drill, ...]] = (
     hole_and_gone,
     taken_back,
     outdated_donor,
+    behind_a_clear,
+    cleared_while_asked,
+    long_under_way,
 )
