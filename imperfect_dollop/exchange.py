@@ -13,8 +13,9 @@ import anyio.lowlevel
 from .broker import Link
 from .errors import BrokerUnavailableError, ProtocolError
 from .replica.comparison import Comparison
+from .replica.effects import Effect
 from .replica.messages import Take, encode
-from .replica.replica import Effect, Replica
+from .replica.replica import Replica
 from .replica.snapshot import Donor, Joiner
 from .stats import Stats
 

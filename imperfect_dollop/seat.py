@@ -18,8 +18,9 @@ from .errors import BrokerUnavailableError
 from .exchange import BUSY, MAX_DONATIONS, Comparing, Inquiry, Joining, give
 from .freshness import Backoff
 from .outbox import Outbox
+from .replica.effects import Effect, Resend
 from .replica.messages import Ask, Event, Events, Refuse, Take, encode
-from .replica.replica import Effect, Replica, Resend
+from .replica.replica import Replica
 from .replica.ring import Ring
 from .replica.snapshot import Donor
 from .session import Session

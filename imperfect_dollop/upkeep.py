@@ -29,8 +29,9 @@ from .age import Age
 from .doubts import Doubts
 from .errors import ClosedError, DollopError, InvalidEntityError, NotReadyError
 from .health import Health
+from .replica.effects import Cleared, Compare, Effect, Reread, Resend, Resync, Settled
 from .replica.messages import Event, Kind, Phase
-from .replica.replica import Cleared, Compare, Effect, Replica, Reread, Resend, Resync, Settled
+from .replica.replica import Replica
 from .sourcing import Reader, source_read
 from .stats import Stats
 from .waiters import Waiters

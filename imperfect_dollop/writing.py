@@ -23,8 +23,9 @@ from .errors import (
     EntityNotFoundError,
     InvalidEntityError,
 )
+from .replica.effects import Effect
 from .replica.messages import Event, Kind
-from .replica.replica import Effect, Replica
+from .replica.replica import Replica
 from .sourcing import Reader, source_read
 from .stats import Stats
 from .supervisor import Supervisor

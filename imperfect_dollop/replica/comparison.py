@@ -15,9 +15,10 @@ from typing import Generic, TypeVar
 
 from ..errors import ProtocolError
 from .chunks import decoded
+from .effects import Effect
 from .messages import Chunk, Footer, Header, decode_frame
 from .progress import covers
-from .replica import Effect, Replica
+from .replica import Replica
 from .stamp import Stamp
 from .table import BUCKETS
 

@@ -1,34 +1,8 @@
-"""One node's copy of one repository: the rules.
+"""One node's copy of one repository, as whoever drives it sees it: input and the time go in, effects come out.
 
-The source is the truth. Events only order what is in flight, and where the order is in doubt, the key is
-read again from the source. What is held for a key has a stamp; an event brings its own stamp and its
-*base*, the stamp that its writer held when the write began.
-
-======================================================  ==========================================
-event                                                   what becomes of it
-======================================================  ==========================================
-number already seen, or stamp is what is held           ignored (a duplicate)
-base is what is held                                    applied (a clean successor)
-base differs, content is the same                       held as before; both stamps are joined to another
-base differs, content differs                           ignored, doubt
-base is what is held, but it was written before that    as if the base differed
-was last read again, or updates to an older version,
-or nothing is held, and it is older than tombstones
-time beyond the drift bound, or content unreadable      ignored, doubt
-the content is not in the event (REREAD)                doubt
-in doubt, and a sibling's re-read answers all of it     what it found is held, and the doubt is over
-written before a re-read whose answer is held           ignored
-answer of a re-read, of another shape                   ignored: what it answers was heard here too
-key unreadable                                          the whole copy is in doubt: resync
-a number was skipped before it                          taken in; what is missing is asked for
-the key is not held, in a replica that is not whole     ignored; a remembered miss is forgotten
-FORGET, CLEAR, CONFIRM                                  drop the key; everything; take note of a load
-======================================================  ==========================================
-
-*Doubt* is the effect `Reread`, or `Settled` when it is over (see `disputes` for whose answer counts); doubt of the
-whole is `Resync`. No guess is made from versions or times in between:
-clocks differ, and a row that is created again begins with its first version. What is held was true
-once, so it stands until the source has been asked.
+What is kept in order here is *what has been taken in*: the events of each origin by their numbers, what is missing of
+them, and what heartbeats say of that. What becomes of one event is in `rules`, of what was read in `loads`; both act on
+the `holding`.
 
 While cold a replica buffers events: the rows that they refer to are not there yet. `Replica.go_cold` begins that,
 `Replica.go_warm` ends it and plays back what the load or snapshot cannot contain.
@@ -36,99 +10,30 @@ While cold a replica buffers events: the rows that they refer to are not there y
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final, Generic, TypeAlias, TypeVar
-
-import msgspec
+from typing import Final, Generic, TypeVar
 
 from ..codecs import EntityCodec, KeyCodec
-from ..errors import ProtocolError
 from .agreement import Agreement
 from .buffer import Buffer, split
 from .counts import Counts
 from .disputes import Disputes
-from .messages import (
-    FOR_ALL,
-    MAX_ENTITY,
-    WITHOUT_CONTENT,
-    WRITTEN,
-    Event,
-    Events,
-    Kind,
-    Phase,
-    RepositoryState,
-)
+from .effects import Cleared, Compare, Effect, Resend, Resync
+from .holding import Holding
+from .loads import Loads
+from .messages import FOR_ALL, Event, Events, Kind, Phase, RepositoryState
 from .progress import Progress
-from .stamp import ABSENT, MAX_DRIFT, HybridClock, Stamp, at, join, seconds
+from .rules import Rules
+from .stamp import ABSENT, HybridClock, Stamp
 from .table import Table
 from .window import Load, Window
 
-__all__ = [
-    "Cleared",
-    "Compare",
-    "Effect",
-    "Replica",
-    "Reread",
-    "Resend",
-    "Resync",
-    "Settled",
-    "Write",
-]
+__all__ = ["Replica", "Write"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-SLICE: Final = 500
-"""Rows taken over in one go; between two slices the event loop gets its turn."""
-
-MAX_PROVEN: Final = 10_000
-"""Keys whose re-read is remembered, see `Replica.loaded`."""
-
-TOMBSTONE_SECONDS: Final = 600.0
-"""How long a deleted key is remembered at least, against events that were under way for long."""
-
 LAST_NUMBER: Final = 2**63 - 1
-
-
-class Reread(msgspec.Struct, frozen=True):
-    """These keys are in doubt: read them again from the source."""
-
-    keys: tuple[object, ...]
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """These keys are no longer in doubt: a sibling has read them again."""
-
-    keys: tuple[object, ...]
-
-
-class Resend(msgspec.Struct, frozen=True):
-    """These events of an origin have not come: ask it for them."""
-
-    origin: str
-    first: int
-    last: int
-
-
-class Compare(msgspec.Struct, frozen=True):
-    """A sibling's copy differs, and nothing is missing in either: find out in which rows, and read those again."""
-
-    origin: str
-    reason: str
-
-
-class Resync(msgspec.Struct, frozen=True):
-    """Something is missing and nobody knows what: compare everything, with a sibling or the source."""
-
-    reason: str
-
-
-class Cleared(msgspec.Struct, frozen=True):
-    """A node has told all to drop what they hold; the replica is empty and cold now."""
-
-
-Effect: TypeAlias = Reread | Settled | Resend | Compare | Resync | Cleared
 
 
 class Write:
@@ -168,30 +73,29 @@ class Replica(Generic[K, V]):
         version_of: Callable[[V], int],
         whole: bool,
     ) -> None:
+        self.holding: Holding[K, V] = Holding(
+            origin, keys, rows, key_of=key_of, version_of=version_of, whole=whole
+        )
+        self._rules: Rules[K, V] = Rules(self.holding)
+        self._loads: Loads[K, V] = Loads(self.holding)
         self.origin = origin
         self.keys = keys
         self.rows = rows
         self.key_of = key_of
         self.version_of = version_of
         self.whole = whole
-        self.table: Table[K, V] = Table(keys, rows)
-        self.clock: HybridClock = HybridClock()
-        self.window: Window = Window()
-        self.counts: Counts = Counts()
+        self.table: Table[K, V] = self.holding.table
+        self.clock: HybridClock = self.holding.clock
+        self.window: Window = self.holding.window
+        self.counts: Counts = self.holding.counts
+        self.disputes: Disputes[K] = self.holding.disputes
         self.progress: Progress = Progress()
         self.agreement: Agreement = Agreement()
-        self.disputes: Disputes[K] = Disputes()
         self.sequence: int = 0  # the last event of our own that was given a number
-        self.confirmed: int = 0  # when the last complete load began
-        self._proven: OrderedDict[K, int] = (
-            OrderedDict()
-        )  # when a key was read again, and found the same
         self.written: int = 0  # writes of this node that were committed
         self.resets: int = 0  # times that everything was dropped
-        self.dropped: int = (
-            0  # hybrid time, when rows were last dropped that had been there to be read
-        )
-        self._proven_before = 0
+        # Hybrid time, when rows were last dropped that had been there to be read.
+        self.dropped: int = 0
         self._buffer: Buffer | None = None  # while cold
 
     # -- writes of this node ---------------------------------------------------------------------
@@ -217,32 +121,32 @@ class Replica(Generic[K, V]):
             base = held if self.window.untouched(key, write.load) else ABSENT
         version = base.version if entity is None else self.version_of(entity)
         stamp = Stamp(version, self.clock.tick(now), self.origin)
-        event = self._event(kind, key, entity, stamp, base)
+        event = self.holding.event(kind, key, entity, stamp, base)
         # An event that came in between need not have left a stamp: its content was held, or it was in doubt itself.
         untouched = self.window.untouched(key, write.load)
         self.window.touch(key)
         if base == held and untouched:
-            self._hold(key, entity, stamp)
+            self.holding.hold(key, entity, stamp)
             return event, []
         if self.table.same(key, entity):
-            self._merge(key, entity, held, stamp)
+            self.holding.merge(key, entity, held, stamp)
             return event, []
         # A rival's event came in between, and whose write the source took first is not known: versions do not tell,
         # since those of a row that is created again start over. What is shown stays until the source was asked,
         # which the writer waits for.
         self.disputes.wrote(key, stamp, self.clock.time)
-        return event, [self._in_doubt(key)]
+        return event, [self.holding.in_doubt(key)]
 
     def unsure(self, key: K) -> list[Effect]:
         """A write has failed, and whether the source has it is not known: loads begun before do not tell."""
         self.window.touch(key)
         self.disputes.other(key, self.clock.time, unsure=True)
-        return [self._in_doubt(key)]
+        return [self.holding.in_doubt(key)]
 
     def refused(self, key: K) -> list[Effect]:
         """The source has not done a write, since the row is not what it was taken for."""
         self.window.touch(key)
-        return [self._doubt(key)]
+        return [self.holding.doubt(key)]
 
     def unsettled(self, key: K) -> None:
         """What the source has is not known, whatever siblings say that they have found."""
@@ -283,117 +187,18 @@ class Replica(Generic[K, V]):
         self.window.close(load)
 
     def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
-        """The source has (or has not) this row. False if events have overtaken the load.
-
-        The event says what was found, where that differs from what was held. What is still the same keeps
-        its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
-        remembered: an older event built on that stamp is no clean successor of it any more, for the row may have become
-        something else, or have come and gone, in between.
-
-        So does whatever events have contradicted: siblings are in the same doubt, so they are told in any case, and
-        all have the same stamp afterwards. What this read answers was known when it began, or it would not count. And
-        so does what a write of this node has made of the row that may have been done: nothing else tells of it.
-        """
-        if not self.window.untouched(key, load):
-            return False, None
-        self.window.touch(key)
-        held = self.table.stamp(key)
-        answers, unsure = self.disputes.answers(key, held), self.disputes.unsure(key)
-        self.disputes.settle(key)
-        same = self.table.same(key, entity)
-        if same and (answers or unsure):
-            event = self._found(load, key, entity, held, answers)
-            # Of what is too large to send all would read it, and tell that they have.
-            if unsure or event.kind is Kind.FOUND:
-                self._confirm(key, entity, event.stamp)
-                return True, event
-        if same:
-            if entity is not None:
-                self._restore(key, entity)
-            elif held is ABSENT and not self.whole:
-                self.table.bury(key, Stamp(0, load.began, self.origin))  # a miss is remembered
-            self._proven[key] = load.began
-            self._proven.move_to_end(key)
-            if len(self._proven) > MAX_PROVEN:
-                # Of a key that is not remembered, assume that it was proven as late as that.
-                _, time = self._proven.popitem(last=False)
-                self._proven_before = max(self._proven_before, time)
-            return True, None
-        event = self._found(load, key, entity, held, answers)
-        self._hold(key, entity, event.stamp)
-        return True, event
+        """The source has (or has not) this row; see `Loads.loaded`."""
+        return self._loads.loaded(load, key, entity)
 
     def replace(
         self, load: Load, rows: Mapping[K, V], *, tell: bool = True
     ) -> Iterator[list[Event]]:
-        """Take over a complete load, a slice at a time; yields the differences of each slice to `tell`.
-
-        Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards. Of those
-        that were in doubt before, it is told what was found in any case, as by `loaded`. Rows that are the same, and
-        were changed in place, are put right (`load.altered`), of which siblings need not be told.
-        """
-        version_of, table, untouched = self.version_of, self.table, self.window.untouched
-        found: list[Event] = []
-        self.window.overtake(load)
-        for count, key in enumerate(self.disputes.keys(), 1):
-            _, event = self.loaded(load, key, rows.get(key))
-            if event is not None and tell:
-                found.append(event)
-            if count % SLICE == 0:
-                yield found
-                found = []
-        for count, (key, entity) in enumerate(rows.items(), 1):
-            if untouched(key, load):
-                held = table.stamps.get(key)
-                if held is not None and table.same(key, entity):
-                    if self._restore(key, entity):
-                        load.altered.append(key)
-                else:
-                    stamp = Stamp(version_of(entity), load.began, self.origin)
-                    if tell:
-                        found.append(self._event(Kind.FOUND, key, entity, stamp, table.stamp(key)))
-                    table.put(key, entity, stamp)
-            elif not table.same(key, entity):
-                self._doubtful(load, key)
-                if self.cold and table.stamp(key) is ABSENT and not self.window.overrun(load):
-                    # Perhaps not the latest, but better than to answer "absent" until that is known.
-                    table.put(key, entity, Stamp(version_of(entity), load.began, self.origin))
-            if count % SLICE == 0:
-                yield found
-                found = []
-        for count, key in enumerate([key for key in table.live if key not in rows], 1):
-            if key in table.live and not untouched(key, load):
-                self._doubtful(load, key)
-            elif key in table.live:
-                held = table.stamp(key)
-                stamp = Stamp(held.version, load.began, self.origin)
-                if tell:
-                    found.append(self._event(Kind.FOUND, key, None, stamp, held))
-                table.bury(key, stamp)
-            if count % SLICE == 0:
-                yield found
-                found = []
-        yield found
-        if not self.window.overrun(load):
-            self.disputes.loaded(load.began)
-            self.confirmed = max(self.confirmed, load.began)
+        """The source has these rows, and no others; see `Loads.replace`."""
+        return self._loads.replace(load, rows, tell=tell, cold=self.cold)
 
     def compare(self, load: Load, key: K, entity: V | None, stamp: Stamp | None) -> list[Effect]:
-        """A sibling's copy, asked for when `load` began, had this row, or had none.
-
-        `stamp` is that of the row, where the sibling knew as much as this node then. If it is later
-        than what is held is known to be true, the row is taken over. Otherwise nobody knows which is the newer one.
-        """
-        current = self.table.live.get(key)
-        if not self.window.untouched(key, load) or self.table.same(key, entity):
-            return []  # news came meanwhile, or no difference is left
-        newer = stamp is not None and stamp.time > self.known_since(key)
-        if stamp is None or not newer or _backwards(current, entity, self.table.stamp(key), stamp):
-            return [self._doubt(key)]
-        self.window.touch(key)
-        self._hold(key, entity, stamp)
-        self.counts.mended += 1
-        return []
+        """A sibling's copy had this row, or had none; see `Loads.compare`."""
+        return self._loads.compare(load, key, entity, stamp)
 
     def contains(self, load: Load, vector: Mapping[str, int]) -> list[Effect]:
         """What is held was compared, since `load` began, with what contains everything up to these numbers.
@@ -404,11 +209,16 @@ class Replica(Generic[K, V]):
         if not self.progress.lacks(vector):
             return []
         self.progress.contains(vector)
-        return [self._doubt(key) for key in self.window.since(load)]
+        return [self.holding.doubt(key) for key in self.window.since(load)]
 
     def known_since(self, key: K) -> int:
         """The latest hybrid time at which the source was known to have what is held; 0 for never."""
-        return max(self.table.stamp(key).time, self._proven_at(key))
+        return self.holding.known_since(key)
+
+    @property
+    def confirmed(self) -> int:
+        """When the last complete load that is known of began, by hybrid time; 0 for never."""
+        return self.holding.confirmed
 
     def cleared(self) -> list[Effect]:
         """Drop everything: this node, or a sibling, has said so."""
@@ -416,16 +226,13 @@ class Replica(Generic[K, V]):
             self.dropped = max(self.dropped, self.clock.time, self.confirmed)
             self.go_cold()
         else:
-            self.window.touch_all()
-            self.table.clear()
-            self.disputes.clear()
+            self.holding.clear()
         return [Cleared()]
 
     def forget(self, key: K) -> None:
         """Drop a key from memory (on demand). Loads of it that are open no longer count."""
         self.window.touch(key)
-        self._forget(key)
-        self._proven.pop(key, None)
+        self.holding.forget(key)
 
     # -- cold and warm ---------------------------------------------------------------------------
 
@@ -436,15 +243,11 @@ class Replica(Generic[K, V]):
 
     def go_cold(self) -> None:
         """Hold nothing, and buffer events from now on."""
-        self.table.clear()
-        self.window.touch_all()
+        self.holding.clear()
+        self.holding.confirmed = 0
         self.resets += 1
-        self._proven.clear()
-        self._proven_before = 0
         self.agreement.clear()
-        self.disputes.clear()
         self.progress.clear()
-        self.confirmed = 0
         self._buffer = Buffer()
 
     def begin_cold_load(self, now: float) -> Load:
@@ -606,9 +409,9 @@ class Replica(Generic[K, V]):
         And how far nodes were taken in that are no `members` any more. To be called now and then.
         """
         self.progress.sweep(members)
-        return self.table.expire_tombstones(min(at(now - TOMBSTONE_SECONDS), horizon))
+        return self.holding.sweep(now, horizon)
 
-    # -- the rules -------------------------------------------------------------------------------
+    # -- numbers ---------------------------------------------------------------------------------
 
     def _take(
         self,
@@ -625,210 +428,24 @@ class Replica(Generic[K, V]):
             if not progress.news(origin, number):
                 self.counts.duplicates += 1
             elif event.kind in FOR_ALL or not covered(event.key, origin, number):
-                self._apply(event, events.fingerprint, now, effects)
-                if event.kind is Kind.CLEAR and self.whole:
-                    break  # cold now, and what comes after it will be in the next load
+                if event.kind is Kind.CLEAR:
+                    effects += self._told_to_clear(event, now)
+                    if self.whole:
+                        break  # cold now, and what comes after it will be in the next load
+                    continue
+                effect = self._rules.apply(event, events.fingerprint, now)
+                if effect is not None:
+                    effects.append(effect)
         if not progress.took(origin, first, first + len(events.events) - 1):
             self._forgot()
         return effects
 
-    def _apply(self, event: Event, fingerprint: str, now: float, effects: list[Effect]) -> None:
-        if event.kind is Kind.CLEAR:
-            if event.stamp.time < self.confirmed:
-                self.counts.duplicates += 1  # sent again: everything was loaded since
-                return
-            self.clock.observe(event.stamp.time, now)
-            effects += self.cleared()
-            return
-        if event.kind is Kind.CONFIRM:
-            if fingerprint == self.rows.fingerprint and self.clock.observe(event.stamp.time, now):
-                self.confirmed = max(self.confirmed, event.stamp.time)
-            return
-        try:
-            key = self.keys.decode(event.key)
-        except ProtocolError:
-            self.counts.rejections["key"] += 1
-            effects.append(Resync("an event with a key that cannot be read"))
-            return
-        self.window.touch(key)
-        if event.kind is Kind.FORGET and not self.whole:
-            self._forget(key)
-            return
-        if not self.whole and key not in self.table.live:
-            # Nobody here asked for the row, or it was known to be absent, which may be over now.
-            self._forget(key)
-            self.counts.ignored += 1
-            return
-        held = self.table.stamp(key)
-        if event.stamp == held:
-            self.counts.duplicates += 1
-            return
-        if self.disputes.outdated(key, held, event.stamp):
-            self.counts.ignored += 1
-            return
-        if event.kind in WITHOUT_CONTENT:
-            effects.append(self._doubt(key))
-            return
-        answers = event.answers if event.kind is Kind.FOUND else ()
-        if answers and fingerprint != self.rows.fingerprint:
-            # What it answers is events, which have come here too; to read the row for it would be an echo without end.
-            self.counts.ignored += 1
-            return
-        try:
-            if fingerprint != self.rows.fingerprint:
-                raise ProtocolError("another schema", reason="schema")
-            entity = self._content(event, key)
-            if not self.clock.observe(event.stamp.time, now):
-                raise ProtocolError("written too far in the future", reason="clock")
-        except ProtocolError as error:
-            self.counts.rejections[error.reason] += 1
-            if error.reason == "schema" and self.clock.observe(event.stamp.time, now):
-                effects.append(self._contradicted(key, event.stamp))
-            else:
-                effects.append(self._doubt(key))
-            return
-        current = self.table.live.get(key)
-        since_proven = event.stamp.time >= self._proven_at(key)
-        if since_proven and self.disputes.settles(key, held, answers):
-            self.disputes.settle(key)
-            self.disputes.answered(key, event.stamp, answers)
-            self._hold(key, entity, event.stamp)
-            self.counts.shared += 1
-            effects.append(Settled((key,)))
-            return
-        successor = event.base == held and since_proven
-        if held is ABSENT and event.stamp.time < self._remembered(now):
-            successor = False  # the row may have been deleted since, which is no longer remembered
-        if event.kind is Kind.UPDATE and _backwards(current, entity, held, event.stamp):
-            successor = False
-        if successor:
-            self._hold(key, entity, event.stamp)
-            if answers:
-                self.disputes.answered(key, event.stamp, answers)
-            self.counts.applied += 1
-            if event.kind in WRITTEN:  # the clocks of two hosts may differ by more than it took
-                self.counts.propagation.observe(max(0.0, now - seconds(event.stamp.time)))
-            return
-        if self.table.same(key, entity):
-            self._merge(key, entity, held, event.stamp, answers, later=since_proven)
-            self.counts.ignored += 1
-            return
-        effects.append(self._contradicted(key, event.stamp))
-        self.counts.ignored += 1
-
-    def _content(self, event: Event, key: K) -> V | None:
-        """The entity of an event, checked against what the event says about it."""
-        if event.content is None:
-            if event.kind in (Kind.CREATE, Kind.UPDATE):
-                raise ProtocolError("a row was written, and is not in the event")
-            return None
-        if event.kind is Kind.DELETE:
-            raise ProtocolError("a row was deleted, and is in the event")
-        if len(event.content) > MAX_ENTITY:
-            raise ProtocolError(f"a row of {len(event.content):,} bytes in an event")
-        entity = self.rows.decode(event.content)
-        try:
-            fits = self.key_of(entity) == key and self.version_of(entity) == event.stamp.version
-        except Exception as error:  # the application's key function, on content from outside
-            raise ProtocolError(f"the key cannot be read: {error}") from error
-        if not fits:
-            raise ProtocolError("key or version differ from the content's")
-        return entity
-
-    def _remembered(self, now: float) -> int:
-        """The hybrid time since when deleted keys are remembered for sure, whatever the clocks of their writers."""
-        latest = max(self.clock.time, at(now)) - at(TOMBSTONE_SECONDS - MAX_DRIFT)
-        return max(latest, self.table.forgotten)
-
-    def _proven_at(self, key: K) -> int:
-        return max(self._proven.get(key, self._proven_before), self.confirmed)
-
-    def _hold(self, key: K, entity: V | None, stamp: Stamp) -> None:
-        if entity is None:
-            self.table.bury(key, stamp)
-        else:
-            self.table.put(key, entity, stamp)
-        self._proven.pop(key, None)
-
-    def _restore(self, key: K, entity: V) -> bool:
-        """Hold an object of the same content, should the one held have been changed in place; whether it was."""
-        if self.table.intact(key):
-            return False
-        self.table.put(key, entity, self.table.stamp(key))
-        return True
-
-    def _confirm(self, key: K, entity: V | None, stamp: Stamp) -> None:
-        """The same content, read again."""
-        if entity is None:
-            self.table.bury(key, stamp)
-        elif self.table.intact(key):
-            self.table.restamp(key, stamp)
-        else:
-            self.table.put(key, entity, stamp)
-        self._proven.pop(key, None)
-
-    def _merge(
-        self,
-        key: K,
-        entity: V | None,
-        held: Stamp,
-        stamp: Stamp,
-        answers: tuple[Stamp, ...] = (),
-        *,
-        later: bool = False,
-    ) -> None:
-        """What is held is said once more, by somebody who has not built on it.
-
-        It may be so at different times here and there, with another state in between: what was built on either of the
-        two must not look clean. `later`: unless it `answers` what is held, and so comes behind it.
-        """
-        both = stamp if later and held in answers else join(held, stamp)
-        self._confirm(key, entity, both)
-        self.disputes.merged(key, held, stamp, answers, both)
-
-    def _forget(self, key: K) -> None:
-        self.table.forget(key)
-        self.disputes.settle(key)
-
-    def _event(
-        self,
-        kind: Kind,
-        key: K,
-        entity: V | None,
-        stamp: Stamp,
-        base: Stamp,
-        answers: tuple[Stamp, ...] = (),
-    ) -> Event:
-        content = None if entity is None else self.rows.encode(entity)
-        if content is not None and len(content) > MAX_ENTITY:
-            return Event(Kind.REREAD, self.keys.encode(key), None, stamp, base)
-        return Event(kind, self.keys.encode(key), content, stamp, base, answers)
-
-    def _found(
-        self, load: Load, key: K, entity: V | None, held: Stamp, answers: tuple[Stamp, ...]
-    ) -> Event:
-        """What a re-read found."""
-        version = held.version if entity is None else self.version_of(entity)
-        stamp = Stamp(version, load.began, self.origin)
-        return self._event(Kind.FOUND, key, entity, stamp, held, answers)
-
-    def _contradicted(self, key: K, stamp: Stamp) -> Reread:
-        """Doubt that everybody is in who hears the same events."""
-        self.disputes.add(key, stamp, self.clock.time)
-        return self._in_doubt(key)
-
-    def _doubt(self, key: K) -> Reread:
-        """Doubt of this node."""
-        self.disputes.other(key, self.clock.time)
-        return self._in_doubt(key)
-
-    def _doubtful(self, load: Load, key: K) -> None:
-        self.disputes.other(key, self.clock.time)
-        load.doubtful.append(key)
-
-    def _in_doubt(self, key: K) -> Reread:
-        self.counts.doubts += 1
-        return Reread((key,))
+    def _told_to_clear(self, event: Event, now: float) -> list[Effect]:
+        if event.stamp.time < self.confirmed:
+            self.counts.duplicates += 1  # sent again: everything was loaded since
+            return []
+        self.clock.observe(event.stamp.time, now)
+        return self.cleared()
 
     def gap(self, reason: str) -> Resync:
         """Something is missing."""
@@ -851,8 +468,3 @@ class Replica(Generic[K, V]):
         """Of some origin it is not known any more how far its events were taken in."""
         if self._buffer is not None:
             self._buffer.lost = True
-
-
-def _backwards(current: object, entity: object, held: Stamp, stamp: Stamp) -> bool:
-    """Whether a row would follow on one of a later version; only one that is created again starts over."""
-    return current is not None and entity is not None and stamp.version < held.version

@@ -14,9 +14,10 @@ from typing import Generic, TypeVar
 
 from ..errors import ProtocolError
 from .chunks import CHUNK_BYTES, ChunkMaker, decoded
+from .effects import Cleared, Effect
 from .messages import Chunk, Footer, Header, Take, decode_frame, encode
 from .progress import covers
-from .replica import Cleared, Effect, Replica
+from .replica import Replica
 from .stamp import ABSENT, Stamp, at
 from .table import BUCKETS
 
@@ -172,7 +173,7 @@ class Joiner(Generic[K, V]):
         if not replica.clock.observe(self._latest, now):
             effects.append(replica.gap("the copy has times in the future"))
             self._back_to(now)
-        replica.confirmed = self._confirmed or 0
+        replica.holding.confirmed = self._confirmed or 0
         effects += replica.replay(now, until=footer.vector, covered=self._covered)
         if replica.table.root != footer.digest or len(replica.table.live) != footer.entities:
             return None

@@ -23,9 +23,11 @@ from imperfect_dollop.replica import (
     buffer,
     comparison,
     disputes,
+    holding,
     members,
     progress,
     replica,
+    rules,
     snapshot,
     stamp,
     table,
@@ -102,7 +104,7 @@ def _tombstones(swap: Swap) -> None:
 def _tombstone_age(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def sweep(self: Any, now: float, *rest: Any) -> Any:
-            return held(self, now + replica.TOMBSTONE_SECONDS, *rest)
+            return held(self, now + holding.TOMBSTONE_SECONDS, *rest)
 
         return sweep
 
@@ -115,7 +117,7 @@ def _tombstone_age(swap: Swap) -> None:
     "tombstones are forgotten by age, whether every live node has been heard since or not",
 )
 def _horizon(swap: Swap) -> None:
-    swap(replica, "TOMBSTONE_SECONDS", lambda held: 0.0)
+    swap(holding, "TOMBSTONE_SECONDS", lambda held: 0.0)
     swap(session, "SWEEP_SECONDS", lambda held: 0.1)
     swap(
         replica.Replica,
@@ -127,15 +129,15 @@ def _horizon(swap: Swap) -> None:
 @ablation("base", "an event is applied whatever it was built on")
 def _base(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        def apply(self: Any, event: Any, *rest: Any) -> None:
+        def apply(self: Any, event: Any, *rest: Any) -> Any:
             if event.kind not in FOR_ALL:
-                base = self.table.stamp(self.keys.decode(event.key))
+                base = self._holding.table.stamp(self._holding.keys.decode(event.key))
                 event = msgspec.structs.replace(event, base=base)
-            held(self, event, *rest)
+            return held(self, event, *rest)
 
         return apply
 
-    swap(replica.Replica, "_apply", make)
+    swap(rules.Rules, "apply", make)
 
 
 @ablation(
@@ -143,16 +145,16 @@ def _base(swap: Swap) -> None:
 )
 def _base_agrees(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        def apply(self: Any, event: Any, *rest: Any) -> None:
+        def apply(self: Any, event: Any, *rest: Any) -> Any:
             if event.kind not in FOR_ALL:
-                mine = self.table.stamp(self.keys.decode(event.key))
+                mine = self._holding.table.stamp(self._holding.keys.decode(event.key))
                 if event.stamp.version > mine.version and event.stamp.time > mine.time:
                     event = msgspec.structs.replace(event, base=mine)
-            held(self, event, *rest)
+            return held(self, event, *rest)
 
         return apply
 
-    swap(replica.Replica, "_apply", make)
+    swap(rules.Rules, "apply", make)
 
 
 @ablation(
@@ -177,14 +179,14 @@ def _base_begins(swap: Swap) -> None:
 )
 def _backwards(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        def apply(self: Any, event: Any, *rest: Any) -> None:
+        def apply(self: Any, event: Any, *rest: Any) -> Any:
             if event.kind is Kind.UPDATE:
                 event = msgspec.structs.replace(event, kind=Kind.FOUND)
-            held(self, event, *rest)
+            return held(self, event, *rest)
 
         return apply
 
-    swap(replica.Replica, "_apply", make)
+    swap(rules.Rules, "apply", make)
 
 
 @ablation("load-window", "a load's word counts even if an event has spoken about the key meanwhile")
@@ -213,7 +215,7 @@ def _doubtful(swap: Swap) -> None:
 
 @ablation("proven", "it is not remembered when a row was read again and found the same")
 def _proven(swap: Swap) -> None:
-    swap(replica.Replica, "_proven_at", lambda held: lambda self, key: 0)
+    swap(holding.Holding, "proven", lambda held: lambda self, key: 0)
 
 
 @ablation("doubt", "keys in doubt are not read again")
@@ -583,12 +585,12 @@ def _join(swap: Swap) -> None:
     def make(held: Any) -> Any:
         return lambda one, other: max(one, other, key=lambda stamp: (stamp.time, stamp.origin))
 
-    swap(replica, "join", make)
+    swap(holding, "join", make)
 
 
 @ablation("remembered", "a row from before the oldest tombstone is taken for a new one")
 def _remembered(swap: Swap) -> None:
-    swap(replica.Replica, "_remembered", lambda held: lambda self, now: 0)
+    swap(holding.Holding, "remembered", lambda held: lambda self, now: 0)
 
 
 @ablation("dropped", "a copy from before everything was dropped is taken after it")

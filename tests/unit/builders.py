@@ -9,16 +9,9 @@ from typing import Final
 import msgspec
 
 from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash
+from imperfect_dollop.replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState
-from imperfect_dollop.replica.replica import (
-    Compare,
-    Effect,
-    Replica,
-    Reread,
-    Resend,
-    Resync,
-    Settled,
-)
+from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
 from imperfect_dollop.replica.table import BUCKETS
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from imperfect_dollop.replica import buffer as buffer_module
+from imperfect_dollop.replica.effects import Cleared, Effect
 from imperfect_dollop.replica.messages import Event, Kind
-from imperfect_dollop.replica.replica import Cleared, Effect, Replica
+from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.stamp import ABSENT, Stamp
 
 from .builders import (

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.replica import snapshot as snapshot_module
 from imperfect_dollop.replica.comparison import Comparison
+from imperfect_dollop.replica.effects import Effect
 from imperfect_dollop.replica.messages import (
     Chunk,
     DeadRow,
@@ -23,7 +24,7 @@ from imperfect_dollop.replica.messages import (
     decode_frame,
     encode,
 )
-from imperfect_dollop.replica.replica import Effect, Replica
+from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.snapshot import Donor
 from imperfect_dollop.replica.stamp import MAX_DRIFT, Stamp
 from imperfect_dollop.replica.table import BUCKETS
@@ -505,8 +506,8 @@ def test_with_what_is_read_again_the_copies_are_equal(
         hold(pair.there, key, there)
     for key, second in proven.items():
         if key in pair.here.table.live:
-            pair.here._proven[key] = time(second)
-    pair.here.confirmed = time(confirmed) if confirmed else 0
+            pair.here.holding._proven[key] = time(second)
+    pair.here.holding.confirmed = time(confirmed) if confirmed else 0
     before = {
         key: (pair.here.table.live.get(key), pair.here.table.stamp(key), pair.here.known_since(key))
         for key in range(len(states))

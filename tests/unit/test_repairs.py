@@ -25,7 +25,8 @@ from imperfect_dollop import (
 )
 from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.codecs import MAX_CONTENT
-from imperfect_dollop.replica import replica as replica_module
+from imperfect_dollop.replica import holding as holding_module
+from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.session import Session
 from imperfect_dollop.source import Source
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
@@ -226,7 +227,7 @@ async def test_a_mutated_entity_does_not_spoil_the_digest(donor: int) -> None:
 
 async def test_a_repository_alone_forgets_tombstones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "SWEEP_SECONDS", 0.001)
-    monkeypatch.setattr(replica_module, "TOMBSTONE_SECONDS", 0.005)
+    monkeypatch.setattr(holding_module, "TOMBSTONE_SECONDS", 0.005)
     source = SchoolSource(ADA, BOB, EVE)
     async with repository(source) as repo:
         dead = session_of(repo).replica.table.dead
@@ -243,14 +244,14 @@ async def test_tombstones_are_kept_for_as_long_as_they_may_matter(
     async with repository(SchoolSource(ADA, BOB)) as repo:
         table = session_of(repo).replica.table
         sweeps = 0
-        sweep = replica_module.Replica.sweep
+        sweep = Replica.sweep
 
         def counted(replica: Any, now: float, horizon: int, members: Any) -> int:
             nonlocal sweeps
             sweeps += 1
             return sweep(replica, now, horizon, members)
 
-        monkeypatch.setattr(replica_module.Replica, "sweep", counted)
+        monkeypatch.setattr(Replica, "sweep", counted)
         await repo.delete(1)
         await repo.delete(2)
         await eventually(lambda: sweeps > 3)

@@ -11,18 +11,13 @@ import pytest
 from imperfect_dollop.codecs import EntityCodec, KeyCodec
 from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.replica import buffer as buffer_module
+from imperfect_dollop.replica import holding as holding_module
 from imperfect_dollop.replica import progress as progress_module
-from imperfect_dollop.replica import replica as replica_module
 from imperfect_dollop.replica import table as table_module
+from imperfect_dollop.replica.effects import Cleared, Effect, Reread, Resync
+from imperfect_dollop.replica.holding import TOMBSTONE_SECONDS
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, decode, encode
-from imperfect_dollop.replica.replica import (
-    TOMBSTONE_SECONDS,
-    Cleared,
-    Effect,
-    Replica,
-    Reread,
-    Resync,
-)
+from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.stamp import ABSENT, MAX_DRIFT, Stamp, join, seconds
 
 from .builders import (
@@ -172,7 +167,7 @@ def test_the_proof_survives_an_older_event_of_the_same_content() -> None:
 
 
 def test_a_proof_that_is_no_longer_remembered_leaves_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_module, "MAX_PROVEN", 2)
+    monkeypatch.setattr(holding_module, "MAX_PROVEN", 2)
     replica = make()
     for key in range(5):
         replica.table.put(key, Row(key), stamp(1, key))

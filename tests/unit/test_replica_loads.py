@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from imperfect_dollop.replica import replica as replica_module
+from imperfect_dollop.replica import holding as holding_module
+from imperfect_dollop.replica.loads import SLICE
 from imperfect_dollop.replica.messages import Kind
-from imperfect_dollop.replica.replica import SLICE
 from imperfect_dollop.replica.stamp import ABSENT, Stamp
-from imperfect_dollop.replica.window import Window
 
 from .builders import (
     NOW,
@@ -129,7 +128,7 @@ def test_a_tombstone_gives_way_to_a_load_that_began_after_it() -> None:
 
 def test_an_overrun_load_changes_nothing_and_confirms_nothing() -> None:
     replica = make()
-    replica.window = Window(limit=2)
+    replica.window.limit = 2
     load = replica.begin_load(NOW)
     give(replica, *[create(Row(key), key) for key in (1, 2, 3)])
     assert list(replica.replace(load, {9: Row(9)})) == [[]]
@@ -272,12 +271,12 @@ def test_a_load_of_ours_is_later_than_all_that_was_taken_in_before() -> None:
 
 
 def test_proofs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_module, "MAX_PROVEN", 3)
+    monkeypatch.setattr(holding_module, "MAX_PROVEN", 3)
     replica = make()
     give(replica, *[create(Row(key), 1) for key in range(10)])
     for key in range(10):
         reread(replica, key, Row(key), 10)
-    assert len(replica._proven) <= 3
+    assert len(replica.holding._proven) <= 3
 
 
 def test_tombstones_are_swept_when_old_and_seen_by_all() -> None:

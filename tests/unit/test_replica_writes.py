@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from imperfect_dollop.replica.effects import Effect
 from imperfect_dollop.replica.messages import MAX_BATCH, MAX_ENTITY, Event, Kind
-from imperfect_dollop.replica.replica import Effect, Replica
+from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.stamp import ABSENT, Stamp
 
 from .builders import (

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.replica import snapshot as snapshot_module
+from imperfect_dollop.replica.effects import Effect
 from imperfect_dollop.replica.messages import (
     Chunk,
     DeadRow,
@@ -24,7 +25,7 @@ from imperfect_dollop.replica.messages import (
     decode_frame,
     encode,
 )
-from imperfect_dollop.replica.replica import Effect, Replica
+from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.snapshot import Donor, Joiner
 from imperfect_dollop.replica.stamp import MAX_DRIFT
 from imperfect_dollop.replica.table import BUCKETS
@@ -343,7 +344,7 @@ def test_a_copy_that_is_not_vouched_for_is_for_those_who_have_shown_nothing_yet(
     pair.transfer(clean=False)
     assert resyncs(pair.finish() or [])
     pair.replica.cleared()
-    pair.donor.confirmed = time(200)
+    pair.donor.holding.confirmed = time(200)
     pair.joiner = Joiner(pair.replica)
     pair.transfer(clean=False)
     assert pair.finish() is None
@@ -354,7 +355,7 @@ def test_a_copy_from_before_everything_was_dropped_is_not_taken() -> None:
     pair = Pair()
     pair.transfer()
     assert pair.finish() == []
-    pair.donor.confirmed = time(0)
+    pair.donor.holding.confirmed = time(0)
     pair.replica.cleared()
     pair.joiner = Joiner(pair.replica)
     with pytest.raises(ProtocolError, match="before everything was dropped"):
@@ -546,7 +547,7 @@ def test_times_of_a_copy_beyond_the_drift_bound_are_not_believed(what: str) -> N
     elif what == "tombstone":
         pair.donor.table.bury(1, stamp(1, 5 + MAX_DRIFT + 100))
     else:
-        pair.donor.confirmed = far
+        pair.donor.holding.confirmed = far
     effects = pair.outcome(pair.frames())
     assert effects is None or resyncs(effects)
     assert pair.replica.confirmed < far

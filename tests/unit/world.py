@@ -15,17 +15,9 @@ from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from imperfect_dollop.replica.comparison import Comparison
+from imperfect_dollop.replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState, Take
-from imperfect_dollop.replica.replica import (
-    Compare,
-    Effect,
-    Replica,
-    Reread,
-    Resend,
-    Resync,
-    Settled,
-    Write,
-)
+from imperfect_dollop.replica.replica import Replica, Write
 from imperfect_dollop.replica.ring import Ring
 from imperfect_dollop.replica.snapshot import Donor
 from imperfect_dollop.replica.stamp import Stamp

@@ -1,0 +1,158 @@
+"""What becomes of rows that were read: from the source, or from a sibling's copy.
+
+They may be older than what events have brought meanwhile, which stands (see `window`). And the source's word is told to
+the siblings where it differs from what was held, or where they are in the same doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final, Generic, TypeVar
+
+from .effects import Effect
+from .holding import Holding, backwards
+from .messages import Event, Kind
+from .stamp import ABSENT, Stamp
+from .window import Load
+
+__all__ = ["Loads"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+SLICE: Final = 500
+"""Rows taken over in one go; between two slices the event loop gets its turn."""
+
+
+class Loads(Generic[K, V]):
+    """Takes over what was read into what is held."""
+
+    def __init__(self, holding: Holding[K, V]) -> None:
+        self._holding = holding
+
+    def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
+        """The source has (or has not) this row. False if events have overtaken the load.
+
+        The event says what was found, where that differs from what was held. What is still the same keeps
+        its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
+        remembered: an older event built on that stamp is no clean successor of it any more, for the row may have become
+        something else, or have come and gone, in between.
+
+        So does whatever events have contradicted: siblings are in the same doubt, so they are told in any case, and
+        all have the same stamp afterwards. What this read answers was known when it began, or it would not count. And
+        so does what a write of this node has made of the row that may have been done: nothing else tells of it.
+        """
+        holding = self._holding
+        disputes, table = holding.disputes, holding.table
+        if not holding.window.untouched(key, load):
+            return False, None
+        holding.window.touch(key)
+        held = table.stamp(key)
+        answers, unsure = disputes.answers(key, held), disputes.unsure(key)
+        disputes.settle(key)
+        same = table.same(key, entity)
+        if same and (answers or unsure):
+            event = self._found(load, key, entity, held, answers)
+            # Of what is too large to send all would read it, and tell that they have.
+            if unsure or event.kind is Kind.FOUND:
+                holding.confirm(key, entity, event.stamp)
+                return True, event
+        if same:
+            if entity is not None:
+                holding.restore(key, entity)
+            elif held is ABSENT and not holding.whole:  # a miss is remembered
+                table.bury(key, Stamp(0, load.began, holding.origin))
+            holding.prove(key, load.began)
+            return True, None
+        event = self._found(load, key, entity, held, answers)
+        holding.hold(key, entity, event.stamp)
+        return True, event
+
+    def replace(
+        self, load: Load, rows: Mapping[K, V], *, tell: bool, cold: bool
+    ) -> Iterator[list[Event]]:
+        """Take over a complete load, a slice at a time; yields the differences of each slice to `tell`.
+
+        Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards. Of those
+        that were in doubt before, it is told what was found in any case, as by `loaded`. Rows that are the same, and
+        were changed in place, are put right (`load.altered`), of which siblings need not be told. `cold`: nothing was
+        held before.
+        """
+        holding = self._holding
+        version_of, table, untouched = holding.version_of, holding.table, holding.window.untouched
+        found: list[Event] = []
+        holding.window.overtake(load)
+        for count, key in enumerate(holding.disputes.keys(), 1):
+            _, event = self.loaded(load, key, rows.get(key))
+            if event is not None and tell:
+                found.append(event)
+            if count % SLICE == 0:
+                yield found
+                found = []
+        for count, (key, entity) in enumerate(rows.items(), 1):
+            if untouched(key, load):
+                held = table.stamps.get(key)
+                if held is not None and table.same(key, entity):
+                    if holding.restore(key, entity):
+                        load.altered.append(key)
+                else:
+                    stamp = Stamp(version_of(entity), load.began, holding.origin)
+                    if tell:
+                        found.append(
+                            holding.event(Kind.FOUND, key, entity, stamp, table.stamp(key))
+                        )
+                    table.put(key, entity, stamp)
+            elif not table.same(key, entity):
+                holding.disbelieve(load, key)
+                if cold and table.stamp(key) is ABSENT and not holding.window.overrun(load):
+                    # Perhaps not the latest, but better than to answer "absent" until that is known.
+                    table.put(key, entity, Stamp(version_of(entity), load.began, holding.origin))
+            if count % SLICE == 0:
+                yield found
+                found = []
+        for count, key in enumerate([key for key in table.live if key not in rows], 1):
+            if key in table.live and not untouched(key, load):
+                holding.disbelieve(load, key)
+            elif key in table.live:
+                held = table.stamp(key)
+                stamp = Stamp(held.version, load.began, holding.origin)
+                if tell:
+                    found.append(holding.event(Kind.FOUND, key, None, stamp, held))
+                table.bury(key, stamp)
+            if count % SLICE == 0:
+                yield found
+                found = []
+        yield found
+        if not holding.window.overrun(load):
+            holding.disputes.loaded(load.began)
+            holding.confirmed = max(holding.confirmed, load.began)
+
+    def compare(self, load: Load, key: K, entity: V | None, stamp: Stamp | None) -> list[Effect]:
+        """A sibling's copy, asked for when `load` began, had this row, or had none.
+
+        `stamp` is that of the row, where the sibling knew as much as this node then. If it is later
+        than what is held is known to be true, the row is taken over. Otherwise nobody knows which is the newer one.
+        """
+        holding = self._holding
+        table = holding.table
+        if not holding.window.untouched(key, load) or table.same(key, entity):
+            return []  # news came meanwhile, or no difference is left
+        newer = stamp is not None and stamp.time > holding.known_since(key)
+        if (
+            stamp is None
+            or not newer
+            or backwards(table.live.get(key), entity, table.stamp(key), stamp)
+        ):
+            return [holding.doubt(key)]
+        holding.window.touch(key)
+        holding.hold(key, entity, stamp)
+        holding.counts.mended += 1
+        return []
+
+    def _found(
+        self, load: Load, key: K, entity: V | None, held: Stamp, answers: tuple[Stamp, ...]
+    ) -> Event:
+        holding = self._holding
+        version = held.version if entity is None else holding.version_of(entity)
+        stamp = Stamp(version, load.began, holding.origin)
+        return holding.event(Kind.FOUND, key, entity, stamp, held, answers)
