@@ -217,7 +217,7 @@ class Node:
             await self.wait_ready()
         for seat in self._seats:
             if self._startup == "raise" and seat.replica.cold:
-                await seat.session.upkeep.warm()  # raises what has kept it cold
+                await seat.session.filling.warm()  # raises what has kept it cold
 
     async def __aexit__(
         self,
@@ -284,7 +284,7 @@ class Node:
         for seat in self._seats:
             while seat.session.options.preload and seat.replica.cold:
                 try:
-                    await seat.session.upkeep.next_attempt()
+                    await seat.session.filling.next_attempt()
                 except NotReadyError:
                     continue
 

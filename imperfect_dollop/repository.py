@@ -28,14 +28,15 @@ from .errors import (
     ReadOnlyError,
     TooStaleError,
 )
+from .filling import Place
 from .replica.messages import MAX_NAME, Kind, is_name
 from .replica.stamp import seconds
 from .session import Options, Session
+from .siblings import Siblings
 from .source import Source, verbs
 from .sourcing import Reader
 from .stats import Info, State, Stats
 from .supervisor import Supervisor
-from .upkeep import Place, Siblings
 
 __all__ = ["Repository"]
 
@@ -281,10 +282,10 @@ class Repository(Generic[K, V]):
             return entity
         session = self._open()
         if self._options.preload:
-            await session.upkeep.warm()
+            await session.filling.warm()
             if max_staleness is not None:
                 await self._not_older(session, key, max_staleness)
-                await session.upkeep.warm()  # everything may have been dropped meanwhile
+                await session.filling.warm()  # everything may have been dropped meanwhile
             entity = session.replica.table.live.get(key)
             if entity is None:
                 self._keys.encode(key)  # a key of another type is a mistake, not an absent row
@@ -299,7 +300,7 @@ class Repository(Generic[K, V]):
         self._check_hashable(*wanted)
         live = session.replica.table.live
         if self._options.preload:
-            await session.upkeep.warm()
+            await session.filling.warm()
             found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
             self._count(session, hits=len(found), misses=len(wanted) - len(found))
             return {key: self._out(entity) for key, entity in found.items()}
@@ -318,7 +319,7 @@ class Repository(Generic[K, V]):
         """Every row. Only where the whole set is held; errors as `get`."""
         session = self._open()
         self._need_whole("get_all()")
-        await session.upkeep.warm()
+        await session.filling.warm()
         self._count(session, hits=1)
         return [self._out(entity) for entity in session.replica.table.live.values()]
 
@@ -403,7 +404,7 @@ class Repository(Generic[K, V]):
         """
         session = self._open()
         if self._options.preload:
-            await session.upkeep.warm()
+            await session.filling.warm()
             await session.upkeep.refresh()
         elif held := list(session.replica.table.live):
             await session.loads.join_many(held)
@@ -417,7 +418,7 @@ class Repository(Generic[K, V]):
         session = self._open()
         self._check_hashable(*keys)
         if self._options.preload:
-            await session.upkeep.warm()
+            await session.filling.warm()
             for key in keys:
                 self._keys.encode(key)
             await session.upkeep.invalidate(keys)
@@ -548,8 +549,8 @@ class Repository(Generic[K, V]):
     def _live(self) -> dict[K, V]:
         session = self._open()
         if session.replica.cold:
-            if not session.upkeep.trying:
-                raise session.upkeep.not_ready()
+            if not session.filling.trying:
+                raise session.filling.not_ready()
             raise NotReadyError(
                 f"{self.name}: the first complete load has not ended; await get(), or"
                 " node.wait_ready()"
@@ -561,7 +562,7 @@ class Repository(Generic[K, V]):
         if self._read_only:
             raise ReadOnlyError(f"{self.name} was declared read_only=True")
         if self._options.preload:
-            await session.upkeep.warm()
+            await session.filling.warm()
         return self._open()
 
     def _need_whole(self, what: str) -> None:

@@ -58,7 +58,7 @@ nothing comes back at all is lost before that."""
 
 
 class Seat:
-    """Implements `imperfect_dollop.upkeep.Siblings` for one repository of a node."""
+    """Implements `imperfect_dollop.siblings.Siblings` for one repository of a node."""
 
     session: Session[Any, Any]
     membership: Membership

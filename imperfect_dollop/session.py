@@ -13,16 +13,18 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 
+from .filling import Filling, Place
 from .loading import KeyLoads
 from .on_demand import Ages
 from .replica.messages import Event, Events, Phase, RepositoryState
 from .replica.replica import Replica
 from .replica.stamp import at, seconds
 from .scrub import Scrub
+from .siblings import Siblings
 from .sourcing import Reader
 from .stats import Info, State, Stats
 from .supervisor import Supervisor
-from .upkeep import Place, Siblings, Upkeep
+from .upkeep import Upkeep
 from .writing import Writer
 
 __all__ = ["Options", "Session"]
@@ -141,6 +143,7 @@ class Session(Generic[K, V]):
             retry_after=options.retry_after,
             can_reread=options.can_reread,
         )
+        self.filling: Filling[K, V] = self.upkeep.filling
         self.ages: Ages[K, V] = Ages(
             self.replica,
             self.stats,
@@ -191,7 +194,7 @@ class Session(Generic[K, V]):
     async def started(self) -> None:
         """Wait until there is data, or the first attempt to get it has failed."""
         if self.options.preload:
-            await self.upkeep.attempted()
+            await self.filling.attempted()
 
     async def drain(self) -> None:
         """Take no new work, and wait for the writes under way."""
@@ -279,7 +282,7 @@ class Session(Generic[K, V]):
         if self.closed:
             return State.CLOSED
         if self.replica.cold:
-            return State.LOADING if self.upkeep.trying else State.COLD
+            return State.LOADING if self.filling.trying else State.COLD
         return State.DEGRADED if self.causes() else State.READY
 
     def causes(self) -> dict[str, str]:
@@ -290,8 +293,8 @@ class Session(Generic[K, V]):
             causes["source"] = str(upkeep.health.failure).removeprefix(f"{self.name}: ")
         if (away := self._away()) is not None:
             causes["broker"] = away
-        if upkeep.missed is not None:
-            causes["events"] = upkeep.missed
+        if upkeep.repairs.known is not None:
+            causes["events"] = upkeep.repairs.known
         return causes
 
     def note_state(self) -> None:
@@ -309,7 +312,7 @@ class Session(Generic[K, V]):
         words = [f"{kind}: {cause}" for kind, cause in causes.items()]
         if state in (State.READY, State.DEGRADED):
             if before[0] not in (State.READY, State.DEGRADED):
-                filled = f"filled by {self.upkeep.filled_by}" if self.options.preload else "opened"
+                filled = f"filled by {self.filling.filled_by}" if self.options.preload else "opened"
                 words.insert(0, filled)
             elif state is State.READY:
                 words = [text for kind, text in OVER.items() if kind in before[1]]

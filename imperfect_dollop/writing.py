@@ -169,7 +169,7 @@ class Writer(Generic[K, V]):
     async def _warm(self) -> None:
         """Everything may have been dropped since the caller asked, or while it waited for its turn."""
         if self._replica.whole:
-            await self._upkeep.warm()
+            await self._upkeep.filling.warm()
 
     async def _version(self, key: K) -> int | None:
         """The version to delete: what is held here, else what the source has now."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from imperfect_dollop import flight, membership, seat, session, sourcing, upkeep, writing
+from imperfect_dollop import filling, flight, membership, seat, session, sourcing, upkeep, writing
 from imperfect_dollop.broker import Gap
 from imperfect_dollop.errors import SourceUnavailableError
 from imperfect_dollop.replica import (
@@ -433,7 +433,7 @@ def _cold_guard(swap: Swap) -> None:
     async def warm(self: Any) -> None:
         await asyncio.sleep(0)
 
-    swap(upkeep.Upkeep, "warm", lambda held: warm)
+    swap(filling.Filling, "warm", lambda held: warm)
 
 
 @ablation("turn", "every cold node loads, whoever else does")

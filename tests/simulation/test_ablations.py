@@ -52,8 +52,8 @@ def test_the_product_is_whole_again() -> None:
 
 
 def _touched() -> list[tuple[object, str]]:
+    from imperfect_dollop.filling import Filling
     from imperfect_dollop.replica.rules import Rules
     from imperfect_dollop.replica.table import Table
-    from imperfect_dollop.upkeep import Upkeep
 
-    return [(Rules, "apply"), (Table, "bury"), (Upkeep, "warm")]
+    return [(Rules, "apply"), (Table, "bury"), (Filling, "warm")]

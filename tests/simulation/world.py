@@ -533,7 +533,7 @@ class World:
             if session.replica.whole and table.root != self._digest(process):
                 return f"{name}'s digest is not that of the source's content"
             if not session.upkeep.clean:
-                return f"{name} is not clean: {session.upkeep.missed}"
+                return f"{name} is not clean: {session.upkeep.repairs.known}"
             if any(seat.unsent for seat in process.node._seats):
                 return f"{name} has events that wait for the broker"
             if process.calls:
@@ -595,7 +595,7 @@ class World:
                 "loads": session.loads._flying,
                 "writes": session.writer._under_way,
                 "callers who wait for a refresh": session.upkeep._asked,
-                "callers who wait for the rows": session.upkeep._waiting,
+                "callers who wait for the rows": session.filling._waiting,
             }
             for what, held in left.items():
                 if held:

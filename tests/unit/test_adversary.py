@@ -453,11 +453,11 @@ async def test_callers_that_have_gone_do_not_pile_up(monkeypatch: pytest.MonkeyP
     for _ in range(20):
         callers = [asyncio.create_task(repo.get(1)) for _ in range(10)]
         await settled(3)
-        assert sum(not waiting.done() for waiting in session.upkeep._waiting._queue) == 11
+        assert sum(not waiting.done() for waiting in session.filling._waiting._queue) == 11
         for caller in callers:
             caller.cancel()
         await asyncio.wait(callers)
-        assert len(session.upkeep._waiting) <= 1 + 2 * 10
+        assert len(session.filling._waiting) <= 1 + 2 * 10
     gate.open()
     assert await soon(patient) == source.rows[1]
     await soon(entering)

@@ -135,7 +135,9 @@ async def leave(one: Member) -> None:
 def in_step(members: Sequence[Member]) -> bool:
     """Whether all are, as far as they know, the same and whole."""
     return all(
-        one.repository.state == "ready" and upkeep_of(one).clean and not upkeep_of(one)._wanted
+        one.repository.state == "ready"
+        and upkeep_of(one).clean
+        and not upkeep_of(one).repairs.wanted
         for one in members
     ) and (len({replica_of(one).table.root for one in members}) == 1)
 
@@ -615,7 +617,7 @@ async def test_writes_go_on_while_copies_are_compared() -> None:
         counts = Counts(members)
         for _ in range(5):
             miss_something(broker, members[1])
-            await until(lambda: upkeep_of(members[1]).missed is None, 5)
+            await until(lambda: upkeep_of(members[1]).repairs.known is None, 5)
             await asyncio.sleep(0.1)
         stop.set()
         await asyncio.gather(*writing)
@@ -754,7 +756,7 @@ async def test_a_donor_that_is_busy_is_asked_again() -> None:
                 counts = Counts([one, other])
                 miss_something(broker, one)
                 await asyncio.sleep(5)
-                assert upkeep_of(one).missed is not None
+                assert upkeep_of(one).repairs.known is not None
                 assert counts.reads == (0, 0)
                 patch.setattr("imperfect_dollop.seat.MAX_DONATIONS", 8)
                 await until(lambda: equal([one, other], source), 5)
