@@ -64,11 +64,12 @@ class Inquiry:
         self._arrivals = anyio.Event()
         self.address: str = ""
         self.donor: str = ""
+        self._donor_name = ""  # for the log, as in whatever else it says of members
         self.busy: bool = False  # the last donor was; it may be asked again
         self._scope = anyio.CancelScope()
 
-    def _begin(self, donor: str, address: str) -> None:
-        self.donor, self.address = donor, address
+    def _begin(self, donor: str, name: str, address: str) -> None:
+        self.donor, self._donor_name, self.address = donor, name, address
 
     def arrived(self) -> None:
         """Events have come."""
@@ -76,7 +77,7 @@ class Inquiry:
 
     def refused(self, reason: str) -> None:
         """The donor does not give."""
-        logger.info("%s: %s refuses to give its copy: %s", self._label, self.donor, reason)
+        logger.info("%s: %s refuses to give its copy: %s", self._label, self._donor_name, reason)
         self.busy = reason == BUSY
         self._scope.cancel(reason)
 
@@ -116,7 +117,7 @@ class Inquiry:
         return False
 
     def _came_to_nothing(self, reason: str) -> None:
-        logger.info("%s: asking %s came to nothing: %s", self._label, self.donor, reason)
+        logger.info("%s: asking %s came to nothing: %s", self._label, self._donor_name, reason)
 
 
 class Joining(Inquiry):
@@ -128,10 +129,10 @@ class Joining(Inquiry):
         super().__init__(replica, repository, label=label, stats=stats)
         self._joiner: Joiner[Any, Any] = Joiner(replica)
 
-    async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
-        """Take a snapshot from `donor`; ``None`` if nothing came of it."""
+    async def take(self, link: Link, donor: str, name: str, address: str) -> list[Effect] | None:
+        """Take a snapshot from `donor`, a member of this `name`; ``None`` if nothing came of it."""
         began = time.monotonic()
-        self._begin(donor, address)
+        self._begin(donor, name, address)
         try:
             effects = await self._take(link)
         finally:
@@ -184,9 +185,9 @@ class Comparing(Inquiry):
         self._clean = clean
         self._caught_up = caught_up
 
-    async def take(self, link: Link, donor: str, address: str) -> list[Effect] | None:
-        """Compare with `donor`; ``None`` if nothing came of it."""
-        self._begin(donor, address)
+    async def take(self, link: Link, donor: str, name: str, address: str) -> list[Effect] | None:
+        """Compare with `donor`, a member of this `name`; ``None`` if nothing came of it."""
+        self._begin(donor, name, address)
         comparison: Comparison[Any, Any] = Comparison(self._replica, address, time.time())
 
         def take(frame: bytes) -> Iterable[None]:

@@ -349,8 +349,9 @@ class Seat:
         self, asking: Joining | Comparing, link: Link, donor: str
     ) -> list[Effect] | None:
         self._asking = asking
+        name = self.membership.members.alive[donor].beat.name
         try:
-            return await asking.take(link, donor, secrets.token_hex(16))
+            return await asking.take(link, donor, name, secrets.token_hex(16))
         finally:
             self._asking = None
 
