@@ -50,7 +50,8 @@ BREATH: Final = 500
 ADVICE: Final = {
     "unsigned": "somebody in this namespace has no secret; give all nodes the same",
     "forged": "somebody has another secret, or tampers with messages; give all nodes the same",
-    "stale": "somebody's clock is off by more than a minute, or old messages are played again",
+    "stale": "sent again over a new link, or somebody's clock is off by more than a minute, or old messages are played"
+    " again",
     "signed": "others in this namespace have a secret and this node has none; give all nodes the same",
 }
 """What to say once of messages that are rejected for a reason."""

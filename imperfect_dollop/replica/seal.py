@@ -27,7 +27,7 @@ from __future__ import annotations
 import hmac
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigurationError, ProtocolError
@@ -62,12 +62,14 @@ class Secrets:
 
     __slots__ = ("keys",)
 
-    def __init__(self, given: str | bytes | Iterable[str | bytes]) -> None:
+    def __init__(self, given: str | bytes | Sequence[str | bytes]) -> None:
         some = (given,) if isinstance(given, (str, bytes)) else given
-        try:
-            self.keys: tuple[bytes, ...] = tuple(map(_checked, some))
-        except TypeError:  # not iterable; what it is may be a secret all the same
-            raise ConfigurationError("secret= is text, bytes, or a list of these") from None
+        # A set has no first; whatever it is may be a secret all the same, and is not quoted.
+        if not isinstance(some, Sequence) or isinstance(some, (bytearray, memoryview)):
+            raise ConfigurationError(
+                f"secret= is text, bytes, or a list of these, not of type {type(some).__qualname__}"
+            )
+        self.keys: tuple[bytes, ...] = tuple(map(_checked, some))
         if not self.keys:
             raise ConfigurationError(
                 "secret=[] has no secret in it: leave it out to trust whoever can reach the broker"
@@ -222,17 +224,24 @@ class Seal:
             if time <= max(self._forgotten, self._read - drift) or time > now + drift:
                 off = (time - self._read) / MICROSECONDS
                 raise ProtocolError(
-                    f"a sender that was not heard before, {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}",
+                    f"its sender {_shown(origin)} was not heard before, and is {abs(off):.0f} s"
+                    f" {'ahead' if off > 0 else 'behind'}",
                     reason="stale",
                 )
         elif time <= last:
-            raise ProtocolError("not later than the last message of its sender", reason="stale")
+            raise ProtocolError(
+                f"not later than the last one of its sender {_shown(origin)}", reason="stale"
+            )
         self._last[origin] = time
         self._last.move_to_end(origin)
         if len(self._last) > MAX_ORIGINS:
             self._forgotten = max(self._forgotten, self._last.popitem(last=False)[1])
         # By this clock it cannot be later than now: not if a sender's is ahead, nor if this one was set back.
         self._read = min(max(self._read, time), now)
+
+
+def _shown(origin: bytes) -> str:
+    return ascii(origin.decode(errors="replace"))
 
 
 def _microseconds(seconds: float) -> int:

@@ -121,6 +121,20 @@ def test_a_message_is_opened_once() -> None:
     assert [refused(reader, payload) for payload in payloads] == ["stale"] * 5
 
 
+def test_who_has_sent_what_is_stale_is_said() -> None:
+    payload = seal("so-and-so").close(BODY, NOW)
+    reader = seal("b")
+    reader.open(payload, NOW)
+    with pytest.raises(
+        ProtocolError, match="not later than the last one of its sender 'so-and-so'"
+    ):
+        reader.open(payload, NOW)
+    with pytest.raises(
+        ProtocolError, match=r"'so-and-so' was not heard before, and is 90 s behind"
+    ):
+        seal("b", now=NOW + 90).open(payload, NOW + 90)
+
+
 def test_an_own_message_is_not_played_back_to_its_sender() -> None:
     one = seal()
     payload = one.close(BODY, NOW)
@@ -272,7 +286,9 @@ def test_good_secrets(good: Any) -> None:
         ([], "no secret in it"),
         ((), "no secret in it"),
         (["x" * 16, "short"], "5 bytes can be guessed"),
-        (12345678901234567890, "text, bytes, or a list"),
+        (12345678901234567890, "text, bytes, or a list of these, not of type int"),
+        ({"x" * 16, "y" * 16}, "not of type set"),
+        (bytearray(16), "not of type bytearray"),
         ([None], "not of type NoneType"),
         (["x" * 16, 5], "not of type int"),
         ("\ud800" * 16, "UTF-8"),
