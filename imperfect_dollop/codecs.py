@@ -21,7 +21,7 @@ import xxhash
 from .errors import ConfigurationError, InvalidEntityError, ProtocolError
 from .shape import shape_of_annotation, shape_of_schema, shape_of_type
 
-__all__ = ["EntityCodec", "KeyCodec", "content_hash", "key_hash", "key_reader"]
+__all__ = ["EntityCodec", "KeyCodec", "content_hash", "in_short", "key_hash", "key_reader"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,6 +31,9 @@ MAX_CONTENT: Final = 4 << 20
 
 MAX_KEY: Final = 8 << 10
 """Bytes of one key: above what databases put into an index (3,072 in MariaDB, 2,700 in PostgreSQL)."""
+
+MOST_SHOWN: Final = 300
+"""Characters of a row, or of a key, in an error or in the log."""
 
 WIRE_VERSION: Final = 1
 """Part of every fingerprint: raised when the bytes of an unchanged entity change."""
@@ -242,7 +245,7 @@ class KeyCodec(Generic[K]):
                 if type(key) is not tuple:  # one tuple proves nothing about the next
                     self._proven.add(type(key))
         except (*_UNREADABLE, OverflowError) as error:
-            raise InvalidEntityError(f"{key!r} cannot be a key here: {error}") from error
+            raise InvalidEntityError(f"{in_short(key)} cannot be a key here: {error}") from error
         return encoded
 
     def decode(self, content: bytes) -> K:
@@ -258,6 +261,15 @@ class KeyCodec(Generic[K]):
         except _UNREADABLE as error:
             raise ProtocolError(f"bytes that are no key: {error}") from error
         return cast("K", key)
+
+
+def in_short(value: object) -> str:
+    """`repr`, also of an object that is only half made; its beginning, where a row or a key is large."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        return f"a {type(value).__name__} (its repr raises {error!r})"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 _UNREADABLE: Final = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import anyio
 
-from .codecs import EntityCodec, KeyCodec, key_reader
+from .codecs import EntityCodec, KeyCodec, in_short, key_reader
 from .errors import (
     ClosedError,
     ConfigurationError,
@@ -587,7 +587,9 @@ class Repository(Generic[K, V]):
                 raise self._unhashable(key) from error
 
     def _unhashable(self, key: object) -> InvalidEntityError:
-        return InvalidEntityError(f"{self.name}: {key!r} cannot be a key, it is not hashable")
+        return InvalidEntityError(
+            f"{self.name}: {in_short(key)} cannot be a key, it is not hashable"
+        )
 
 
 def _default_jitter(ttl: object) -> float:

@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from .codecs import EntityCodec, KeyCodec
+from .codecs import EntityCodec, KeyCodec, in_short
 from .errors import (
     DollopError,
     InvalidEntityError,
@@ -107,13 +107,13 @@ class Reader(Generic[K, V]):
             key = self._key_of(entity)
         except Exception as error:
             raise InvalidEntityError(
-                f"{self.name}: {whence} {_text(entity)}, whose key cannot be read: {error!r}"
+                f"{self.name}: {whence} {in_short(entity)}, whose key cannot be read: {error!r}"
             ) from error
         try:
             hash(key)
         except TypeError as error:
             raise InvalidEntityError(
-                f"{self.name}: {whence} {_text(entity)}, whose key {key!r} is not hashable"
+                f"{self.name}: {whence} {in_short(entity)}, whose key {in_short(key)} is not hashable"
             ) from error
         return key
 
@@ -124,7 +124,7 @@ class Reader(Generic[K, V]):
         version = getattr(entity, self._version, None)
         if type(version) is not int or not 0 <= version < 2**63:
             raise InvalidEntityError(
-                f"{self.name}: {_text(entity)} has the {self._version} {version!r}; a version is an"
+                f"{self.name}: {in_short(entity)} has the {self._version} {version!r}; a version is an"
                 " int from 0 to 2**63 - 1 that the source raises with every update"
             )
         return version
@@ -133,7 +133,7 @@ class Reader(Generic[K, V]):
         """The key of an entity that has one, and a version if there are versions."""
         key = self.key_of(entity, whence)
         if key is None:
-            raise InvalidEntityError(f"{self.name}: {whence} {_text(entity)}, which has no key")
+            raise InvalidEntityError(f"{self.name}: {whence} {in_short(entity)}, which has no key")
         self.version_of(entity)
         return key
 
@@ -144,14 +144,18 @@ class Reader(Generic[K, V]):
             self.keys.encode(key)
             self.rows.encode(entity)
         except InvalidEntityError as error:
-            raise InvalidEntityError(f"{self.name}: {whence} {_text(entity)}: {error}") from error
+            raise InvalidEntityError(
+                f"{self.name}: {whence} {in_short(entity)}: {error}"
+            ) from error
         return key
 
     # -- reads -----------------------------------------------------------------------------------
 
     async def load_many(self, keys: Sequence[K]) -> dict[K, V]:
         """The rows that exist of these keys, each of which can be one."""
-        about = f"load of key {keys[0]!r}" if len(keys) == 1 else f"load of {len(keys)} keys"
+        about = (
+            f"load of key {in_short(keys[0])}" if len(keys) == 1 else f"load of {len(keys)} keys"
+        )
 
         async def work(progress: Callable[[], None]) -> dict[K, V]:
             found: dict[K, V] = {}
@@ -209,7 +213,7 @@ class Reader(Generic[K, V]):
     def _collect(self, chunk: object, rows: dict[K, V], whence: str) -> None:
         if not isinstance(chunk, Iterable) or isinstance(chunk, (str, bytes)):
             raise InvalidEntityError(
-                f"{self.name}: {whence} {_text(chunk)} where rows, in a list or another iterable, are due"
+                f"{self.name}: {whence} {in_short(chunk)} where rows, in a list or another iterable, are due"
             )
         for entity in chunk:
             key = self.sound(entity, whence)
@@ -305,11 +309,3 @@ async def _close(iterator: AsyncIterator[object]) -> None:
     if aclose is not None:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await aclose()
-
-
-def _text(value: object) -> str:
-    """`repr`, also of an object that is only half made."""
-    try:
-        return repr(value)
-    except Exception as error:
-        return f"a {type(value).__name__} (its repr raises {error!r})"

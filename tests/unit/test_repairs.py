@@ -554,6 +554,17 @@ async def test_an_entity_that_is_too_large_is_not_committed(preload: bool) -> No
         assert repo.peek(2) == large
 
 
+async def test_a_row_that_is_too_large_is_not_in_the_error_as_a_whole() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source) as repo:
+        source.rows[2] = Student(2, "x" * MAX_CONTENT)
+        with pytest.raises(InvalidEntityError, match="4,194,304 are the limit") as caught:
+            await repo.refresh()
+        assert "Student(id=2, name='xxx" in str(caught.value)
+        assert len(str(caught.value)) < 1_000
+        assert len(repo.causes["source"]) < 1_000
+
+
 # -- copies ----------------------------------------------------------------------------------------
 
 
