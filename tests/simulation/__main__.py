@@ -119,7 +119,8 @@ def _tell(plan: Plan, arguments: argparse.Namespace) -> bool:
 
 def main(words: list[str] | None = None) -> int:
     """Returns how many seeds failed, at most 1."""
-    arguments = _options().parse_args(words)
+    options = _options()
+    arguments = options.parse_args(words)
     if arguments.worker:
         return min(1, _work(arguments, lambda line: _print(json.dumps(line))))
     if arguments.list:
@@ -127,7 +128,13 @@ def main(words: list[str] | None = None) -> int:
             _print(f"{ablation.name:<26} {ablation.means}")
         return 0
     if arguments.replay:
-        return int(_tell(planned(arguments.replay), arguments))
+        try:
+            plan = planned(arguments.replay)
+        except ValueError:
+            options.error(
+                f"--replay takes SEED, SEED:STEP,STEP or a plan as it is written out, not {arguments.replay!r}"
+            )
+        return int(_tell(plan, arguments))
     began = time.monotonic()
     failures: list[dict[str, Any]] = []
     runs = 0
