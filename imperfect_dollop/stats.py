@@ -35,7 +35,7 @@ class Stats:
     misses: int = 0
     """Reads of a key that was not in memory; where the whole set is held, of an absent key."""
     stale_served: int = 0
-    """Those of them that were answered with data older than `ttl`."""
+    """Hits that were answered with data older than `ttl`."""
     loads: int = 0
     """Reads of the source by key, each for one or many keys."""
     full_loads: int = 0
