@@ -61,8 +61,8 @@ class Node:
         for people: shown to the other nodes, in logs and figures. By default host, process and a suffix.
     secret:
         proves to the others that this node is one of them: text or bytes, 16 bytes or more, the same on all nodes, or a
-        list of several of which the first signs and all are accepted. Without one, whoever can write to the broker is trusted;
-        see ``docs/security.md``.
+        list of several of which the first signs and all are accepted. Without one, whoever can write to the broker is
+        trusted; see ``docs/security.md``.
     heartbeat:
         seconds between heartbeats: how fast a lost event is noticed. The same on all nodes.
     startup:
