@@ -257,7 +257,7 @@ class Membership:
             time=max((seat.replica.clock.time for seat in self._seats.values()), default=0),
             leaving=self._leaving,
             repositories=[
-                seat.session.state_for([*alive, self.origin], seat.kept)
+                seat.session.state_for([*alive, self.origin], seat.kept, numbered=seat.numbered_all)
                 for seat in self._seats.values()
             ],
         )
@@ -389,7 +389,9 @@ class Membership:
                         beat.name,
                         state.repository,
                     )
-                seat.session.heard(beat.origin, state, members, timely=timely)
+                seat.session.heard(
+                    beat.origin, state, members, numbered=seat.numbered_all, timely=timely
+                )
                 if state.repository in new_copies:
                     seat.session.upkeep.donor_appeared()
         self._pulse()

@@ -109,6 +109,11 @@ class Seat:
         self.membership.wake()
 
     @property
+    def numbered_all(self) -> bool:
+        """Whether all that was changed here has a number: if not, the copy is ahead of what numbers say of it."""
+        return not self.outbox
+
+    @property
     def kept(self) -> int:
         """The number of the first event from which on all can be sent again."""
         return self.ring.kept(self.replica.sequence)

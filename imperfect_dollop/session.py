@@ -16,7 +16,7 @@ import anyio
 from .filling import Filling, Place
 from .loading import KeyLoads
 from .on_demand import Ages
-from .replica.messages import Event, Events, Phase, RepositoryState
+from .replica.messages import NOT_COMPARABLE, Event, Events, Phase, RepositoryState
 from .replica.replica import Replica
 from .replica.stamp import at, seconds
 from .scrub import Scrub
@@ -220,10 +220,20 @@ class Session(Generic[K, V]):
         self.upkeep.take(self.replica.receive(events, time.time()))
 
     def heard(
-        self, origin: str, peer: RepositoryState, members: Collection[str], *, timely: bool
+        self,
+        origin: str,
+        peer: RepositoryState,
+        members: Collection[str],
+        *,
+        numbered: bool,
+        timely: bool,
     ) -> None:
-        """What a sibling's heartbeat says of this repository; `timely` if it has not come between two others."""
-        clean, moment = self.upkeep.clean, time.monotonic()
+        """What a sibling's heartbeat says of this repository; `timely` if it has not come between two others.
+
+        `numbered`: whether all events of this node have a number.
+        """
+        clean = self.upkeep.clean and numbered
+        moment = time.monotonic()
         self.upkeep.take(
             self.replica.heard(origin, peer, members, clean=clean, moment=moment, timely=timely)
         )
@@ -256,9 +266,15 @@ class Session(Generic[K, V]):
         self.upkeep.take(self.replica.looked_around(members))
         self.replica.agreement.look(time.monotonic(), sure=self.upkeep.clean and self._in_view)
 
-    def state_for(self, members: Collection[str], kept: int) -> RepositoryState:
-        """What this node's heartbeat says of this repository; from event `kept` on it can send its events again."""
+    def state_for(
+        self, members: Collection[str], kept: int, *, numbered: bool = True
+    ) -> RepositoryState:
+        """What this node's heartbeat says of this repository; from event `kept` on it can send its events again.
+
+        `numbered`: whether all events of this node have a number.
+        """
         replica, table = self.replica, self.replica.table
+        progress = replica.progress.hash(members, replica.origin, replica.sequence)
         return RepositoryState(
             repository=self.name,
             fingerprint=replica.rows.fingerprint,
@@ -266,7 +282,7 @@ class Session(Generic[K, V]):
             whole=replica.whole,
             clean=self.upkeep.clean,
             sequence=replica.sequence,
-            progress=replica.progress.hash(members, replica.origin, replica.sequence),
+            progress=progress if numbered else NOT_COMPARABLE,
             digest=table.root,
             entities=len(table.live),
             confirmed=replica.confirmed,

@@ -24,6 +24,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_ORIGINS",
     "MAX_REPOSITORIES",
+    "NOT_COMPARABLE",
     "SEALED",
     "WITHOUT_CONTENT",
     "WRITTEN",
@@ -145,11 +146,16 @@ class Events(msgspec.Struct, array_like=True, frozen=True, tag="e"):
     events: Annotated[list[Event], msgspec.Meta(max_length=MAX_BATCH)]
 
 
+NOT_COMPARABLE: Final = 0
+"""In the place of a hash of what was taken in."""
+
+
 class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
     """What a heartbeat says about one repository.
 
     `sequence` is the number of the last event sent, `progress` a hash of how far all others' events were
-    taken in, `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
+    taken in, or `NOT_COMPARABLE` where the copy contains what has no number yet,
+    `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
     `clean` is false while something is known to be missing. `whole`: every row is held. `failures`: how often in a
     row the source has failed. From number `kept` on the node can send its events again.
     """

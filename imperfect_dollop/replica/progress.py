@@ -23,6 +23,10 @@ MAX_SWEEPS: Final = 60
 """Sweeps without a member after which it is forgotten how far it was taken in. With one in ten seconds that is as long
 as tombstones are kept. An event of it that comes still later costs a comparison."""
 
+LESS_BEATS: Final = 2
+"""Heartbeats with a smaller number than was seen that mean something. One may have been sent before the copy that told
+of the greater."""
+
 ASK_BEATS: Final = 2
 """Heartbeats of an origin until it is asked again for what is missing; after as many more the hole is given up."""
 
@@ -43,11 +47,12 @@ class _Hole:
 class Progress:
     """The last number seen of each origin (`vector`), and the holes before it."""
 
-    __slots__ = ("_holes", "_unseen", "vector")
+    __slots__ = ("_holes", "_less", "_unseen", "vector")
 
     def __init__(self) -> None:
         self.vector: dict[str, int] = {}
         self._holes: dict[str, list[_Hole]] = {}
+        self._less: dict[str, int] = {}  # heartbeats in a row that have said less than was seen
         self._unseen: dict[str, int] = {}  # sweeps since an origin was a member
 
     def last(self, origin: str) -> int:
@@ -78,10 +83,18 @@ class Progress:
         self._forget(oldest)
         return False
 
-    def back_to(self, origin: str, number: int) -> None:
-        """Somebody else has spoken in its name: what it says itself from here on must not pass for seen."""
+    def less(self, origin: str, number: int, *, timely: bool = True) -> bool:
+        """A heartbeat of an origin has said less than was seen of it. One that is not `timely` is not counted.
+
+        True where somebody else must have spoken in its name: what it says itself from here on is news.
+        """
+        beats = self._less[origin] = self._less.get(origin, 0) + timely
+        if beats < LESS_BEATS:
+            return False
+        del self._less[origin]
         self.vector[origin] = number
         self.give_up(origin)
+        return True
 
     def lacks(self, vector: Mapping[str, int]) -> bool:
         """Whether anything up to these numbers has not been taken in."""
@@ -105,6 +118,7 @@ class Progress:
     def clear(self) -> None:
         """Nothing was seen of anybody."""
         self.vector.clear()
+        self._less.clear()
         self._holes.clear()
         self._unseen.clear()
 
@@ -122,6 +136,7 @@ class Progress:
     def _forget(self, origin: str) -> None:
         del self.vector[origin]
         self._unseen.pop(origin, None)
+        self._less.pop(origin, None)
         self.give_up(origin)
 
     # -- holes -----------------------------------------------------------------------------------
@@ -152,6 +167,7 @@ class Progress:
         One that is not `timely` is not counted. What it should be asked for again, and whether it will never fill a
         hole: then all of its holes are given up.
         """
+        self._less.pop(origin, None)
         again: list[tuple[int, int]] = []
         for hole in self._holes.get(origin, ()):
             hole.beats += timely

@@ -341,7 +341,8 @@ class Replica(Generic[K, V]):
     ) -> list[Effect]:
         """A sibling's heartbeat. It comes after the sibling's events, so a number beyond ours is a loss.
 
-        `clean`: whether nothing is known to be wrong with this copy either. `moment`: now, in monotonic seconds.
+        `clean`: whether nothing is known to be wrong with this copy either, nor is it ahead of its numbers.
+        `moment`: now, in monotonic seconds.
         `timely`: heartbeats that come quickly one after another, as when many nodes start, are not counted where
         something is given time.
         """
@@ -363,8 +364,10 @@ class Replica(Generic[K, V]):
                 self._buffer.lost = True
             return []
         if peer.sequence < last:
-            progress.back_to(origin, peer.sequence)
-            return [self.gap(f"{origin} has sent less than was seen of it")]
+            if progress.less(origin, peer.sequence, timely=timely):
+                return [self.gap(f"{origin} has sent less than was seen of it")]
+            self.agreement.unknown(origin)
+            return []
         effects: list[Effect] = []
         if peer.sequence > last:
             known = not self._empty() or origin in progress.vector

@@ -132,6 +132,7 @@ def test_numbers_count_from_a_heartbeat_where_that_comes_first() -> None:
 def test_a_number_that_its_origin_has_not_reached_is_not_believed_for_ever() -> None:
     replica, sibling = make(), make("b")
     replica.receive(batch(create(ONE, 20), first=1_000_000), NOW + 20)  # by somebody in b's name
+    assert replica.heard("b", state(sibling), ["a", "b"]) == []  # perhaps from before that
     assert resyncs(replica.heard("b", state(sibling), ["a", "b"]))
     assert replica.receive(batch(create(Row(2), 21), first=1), NOW + 21) == []
     assert Row(2) in replica.table.live.values()

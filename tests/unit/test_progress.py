@@ -155,10 +155,21 @@ def test_a_start_from_a_vector_leaves_no_holes_of_an_attempt_before() -> None:
 
 def test_who_was_spoken_for_is_believed_again_from_what_it_says() -> None:
     progress = holed((5, 8), last=1_000_000)
-    progress.back_to("b", 8)
+    assert not progress.less("b", 8)
+    assert not progress.less("b", 8, timely=False)
+    assert progress.last("b") == 1_000_000
+    assert progress.less("b", 8)
     assert progress.complete
     assert progress.news("b", 9)
     assert not progress.news("b", 8)
+
+
+def test_one_smaller_number_may_be_older_than_what_was_seen() -> None:
+    progress = holed((5, 8))
+    for _ in range(3):
+        assert not progress.less("b", 8)
+        progress.overdue("b", 1)  # and the next one says as much as was seen
+    assert not progress.complete
 
 
 def test_an_origin_that_is_forgotten_for_another_leaves_no_hole(
