@@ -152,6 +152,30 @@ def long_under_way(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
     return {"seconds": begins + lasts + m.within(10.0, 40.0), "late": (), "heartbeat": 25.0}
 
 
+def one_writer(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
+    """One node writes all the time, often the same row at once, while others start; nothing goes wrong."""
+    names = names[:2] if m.maybe(0.5) else names
+    pad = m.chance.choice((0, 100_000))
+    if pad:
+        keys = 20  # more chunks than are under way at a time
+    writer, late = names[0], tuple(name for name in names[1:] if m.maybe(0.8))
+    for name in late:
+        m.add(BEGINS + m.within(0.0, 0.6), "start", who=name)
+    for key in range(1, keys + 1):
+        m.add(BEGINS - 1.0, "touch", who=writer, key=key)
+    for _ in range(80):
+        m.add(BEGINS + m.within(0.0, 1.0), "update", who=writer, key=m.key(min(keys, 3)))
+    return {
+        "seconds": BEGINS + m.within(1.0, 2.0),
+        "late": late,
+        "keys": keys,
+        "pad": pad,
+        "nodes": len(names),
+        "skews": (0.0,) * len(names),
+        "checked": False,
+    }
+
+
 DRILLS: Final[tuple[Drill, ...]] = (
     apart,
     passer_by,
@@ -162,4 +186,5 @@ DRILLS: Final[tuple[Drill, ...]] = (
     behind_a_clear,
     cleared_while_asked,
     long_under_way,
+    one_writer,
 )

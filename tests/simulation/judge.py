@@ -122,6 +122,8 @@ class Judge:
         if session is None or not session.replica.whole:
             return
         for key, place in latest.items():
+            if session.upkeep.in_doubt(key):
+                continue  # read once more: somebody has said something of it meanwhile
             process.walked[key] = max(process.walked[key], place)
             process.shown.pop(key, None)
         self.look(process)
