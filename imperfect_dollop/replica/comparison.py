@@ -16,7 +16,8 @@ from typing import Generic, TypeVar
 from ..errors import ProtocolError
 from .chunks import decoded
 from .effects import Effect
-from .messages import Chunk, Footer, Header, decode_frame
+from .frames import Frames
+from .messages import Chunk, Footer, Header
 from .progress import covers
 from .replica import Replica
 from .stamp import Stamp
@@ -33,34 +34,29 @@ class Comparison(Generic[K, V]):
 
     def __init__(self, replica: Replica[K, V], address: str, now: float) -> None:
         self._replica = replica
-        self._address = address
+        self._frames = Frames(address, replica.rows.fingerprint)
         self._load = replica.begin_load(now)
         self._seen = replica.vector
-        self._header: Header | None = None
         self._expected: set[int] = set()  # buckets that are still to come
         self._here: dict[int, dict[K, None]] = {}  # by bucket: keys that were not found there yet
         self._other: list[tuple[K, V | None, Stamp, bool]] = []  # differ; whether they can be newer
         self._absent: list[K] = []  # of which nothing is known there
         self._latest = 0  # the latest time in any of it
-        self.footer: Footer | None = None
         self.opened: bool = False
         self.digests: bytes = replica.table.digests()
 
     def take(self, payload: bytes) -> None:
         """One frame. Raises `ProtocolError` for what is no frame of this answer, or comes out of order."""
-        frame = decode_frame(payload)
-        if self.footer is not None:
-            raise ProtocolError("a frame after the footer")
+        frame = self._frames.take(payload, missing=len(self._expected))
         if isinstance(frame, Header):
             self._open(frame)
-        elif self._header is None:
-            raise ProtocolError("an answer without a header")
         elif isinstance(frame, Chunk):
             self._compare(frame)
-        elif self._expected:
-            raise ProtocolError(f"{len(self._expected)} buckets are missing")
-        else:
-            self.footer = frame
+
+    @property
+    def footer(self) -> Footer | None:
+        """The last frame, when it is here."""
+        return self._frames.footer
 
     def index(self) -> Iterator[None]:
         """To be run through after the header: sorts the keys that are held into its buckets, some at a time.
@@ -71,7 +67,7 @@ class Comparison(Generic[K, V]):
 
     def finish(self, now: float) -> list[Effect] | None:
         """Take over what is newer there, put in doubt what merely differs; ``None`` if too much has happened since."""
-        footer, header, replica = self.footer, self._header, self._replica
+        footer, header, replica = self._frames.footer, self._frames.header, self._replica
         if footer is None or header is None or replica.cold or replica.window.overrun(self._load):
             return None
         # What was in doubt there may have been sent before it was settled.
@@ -92,17 +88,12 @@ class Comparison(Generic[K, V]):
         self._replica.end_load(self._load)
 
     def _open(self, header: Header) -> None:
-        if self._header is not None:
-            raise ProtocolError("a second header")
-        if header.address != self._address or header.fingerprint != self._replica.rows.fingerprint:
-            raise ProtocolError("an answer to something else")
         self._expected = set(header.buckets)
         if len(self._expected) != len(header.buckets) or any(
             bucket >= BUCKETS for bucket in header.buckets
         ):
             raise ProtocolError("buckets that cannot be")
         self._here = {bucket: {} for bucket in header.buckets}
-        self._header = header
         self.opened = True
 
     def _compare(self, chunk: Chunk) -> None:

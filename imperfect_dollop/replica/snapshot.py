@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 from ..errors import ProtocolError
 from .chunks import CHUNK_BYTES, ChunkMaker, decoded
 from .effects import Cleared, Effect
-from .messages import Chunk, Footer, Header, Take, decode_frame, encode
+from .frames import Frames
+from .messages import Chunk, Footer, Header, Take, encode
 from .progress import covers
 from .replica import Replica
 from .stamp import ABSENT, Stamp, at
@@ -111,14 +112,12 @@ class Joiner(Generic[K, V]):
         self._vectors: dict[int, dict[str, int]] = {}  # by bucket that is here: what it contains
         self._partial: list[K] = []  # keys of a bucket that is not complete
         self._partial_vector: dict[str, int] | None = None  # that of its first chunk
-        self._address = ""
-        self._header: Header | None = None
+        self._frames = Frames("", replica.rows.fingerprint)
         self._confirmed: int | None = None
         self._written = replica.written
         self._known = replica.vector
         self._latest = 0  # the latest time in any of it
         self._played: set[K] = set()  # keys that came with events only
-        self.footer: Footer | None = None
         self.rows: int = 0
 
     def begin(self, address: str) -> list[int]:
@@ -126,25 +125,22 @@ class Joiner(Generic[K, V]):
         for key in self._partial:  # the next donor may no longer have them
             self._replica.table.forget(key)
         self._partial, self._partial_vector = [], None
-        self._address, self._header, self.footer = address, None, None
+        self._frames = Frames(address, self._replica.rows.fingerprint)
         self._replica.begin_snapshot()
         return [bucket for bucket in range(BUCKETS) if bucket not in self._vectors]
 
     def take(self, payload: bytes) -> None:
         """One frame. Raises `ProtocolError` for what is no frame of this transfer, or comes out of order."""
-        frame = decode_frame(payload)
-        if self.footer is not None:
-            raise ProtocolError("a frame after the footer")
+        frame = self._frames.take(payload, missing=BUCKETS - len(self._vectors))
         if isinstance(frame, Header):
             self._open(frame)
-        elif self._header is None:
-            raise ProtocolError("a snapshot without a header")
         elif isinstance(frame, Chunk):
             self._rows(frame)
-        else:
-            if len(self._vectors) < BUCKETS:
-                raise ProtocolError(f"{BUCKETS - len(self._vectors)} buckets are missing")
-            self.footer = frame
+
+    @property
+    def footer(self) -> Footer | None:
+        """The last frame, when it is here."""
+        return self._frames.footer
 
     @property
     def arrived(self) -> bool:
@@ -198,13 +194,8 @@ class Joiner(Generic[K, V]):
         self._confirmed = min(self._confirmed or 0, limit)
 
     def _open(self, header: Header) -> None:
-        if self._header is not None:
-            raise ProtocolError("a second header")
-        if header.address != self._address or header.fingerprint != self._replica.rows.fingerprint:
-            raise ProtocolError("a snapshot of something else")
         if header.confirmed < self._replica.dropped:
             raise ProtocolError("a copy from before everything was dropped")
-        self._header = header
         if self._confirmed is None:
             self._confirmed = header.confirmed
             self._latest = max(self._latest, header.confirmed)

@@ -367,7 +367,7 @@ def _snapshot_digest(swap: Swap) -> None:
         def finish(self: Any, now: float) -> Any:
             footer = self.footer
             if footer is not None:
-                self.footer = SimpleNamespace(
+                self._frames.footer = SimpleNamespace(
                     vector=footer.vector,
                     digest=_Anything(),
                     entities=_Anything(),

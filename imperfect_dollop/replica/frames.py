@@ -1,0 +1,42 @@
+"""The frames of one answer to `Take`, in their order: a header, chunks, a footer when no bucket is missing any more."""
+
+from __future__ import annotations
+
+from ..errors import ProtocolError
+from .messages import Footer, Frame, Header, decode_frame
+
+__all__ = ["Frames"]
+
+
+class Frames:
+    """What has come of an answer that was asked to an `address`, for rows of this shape; of no use after an error."""
+
+    __slots__ = ("_address", "_fingerprint", "footer", "header")
+
+    def __init__(self, address: str, fingerprint: str) -> None:
+        self._address = address
+        self._fingerprint = fingerprint
+        self.header: Header | None = None
+        self.footer: Footer | None = None
+
+    def take(self, payload: bytes, *, missing: int) -> Frame:
+        """The next frame; `missing` buckets are still to come before it.
+
+        Raises `ProtocolError` for what is no frame of this answer, or comes out of order.
+        """
+        frame = decode_frame(payload)
+        if self.footer is not None:
+            raise ProtocolError("a frame after the footer")
+        if isinstance(frame, Header):
+            if self.header is not None:
+                raise ProtocolError("a second header")
+            if frame.address != self._address or frame.fingerprint != self._fingerprint:
+                raise ProtocolError("an answer to something else")
+            self.header = frame
+        elif self.header is None:
+            raise ProtocolError("an answer without a header")
+        elif isinstance(frame, Footer):
+            if missing:
+                raise ProtocolError(f"{missing} buckets are missing")
+            self.footer = frame
+        return frame
