@@ -431,24 +431,19 @@ class Replica(Generic[K, V]):
             if not progress.news(origin, number):
                 self.counts.duplicates += 1
             elif event.kind in FOR_ALL or not covered(event.key, origin, number):
-                if event.kind is Kind.CLEAR:
-                    effects += self._told_to_clear(event, now)
+                if event.kind is not Kind.CLEAR:
+                    effect = self._rules.apply(event, events.fingerprint, now)
+                    effects += () if effect is None else (effect,)
+                elif event.stamp.time < self.confirmed:
+                    self.counts.duplicates += 1  # sent again: everything was loaded since
+                else:
+                    self.clock.observe(event.stamp.time, now)
+                    effects += self.cleared()
                     if self.whole:
                         break  # cold now, and what comes after it will be in the next load
-                    continue
-                effect = self._rules.apply(event, events.fingerprint, now)
-                if effect is not None:
-                    effects.append(effect)
         if not progress.took(origin, first, first + len(events.events) - 1):
             self._forgot()
         return effects
-
-    def _told_to_clear(self, event: Event, now: float) -> list[Effect]:
-        if event.stamp.time < self.confirmed:
-            self.counts.duplicates += 1  # sent again: everything was loaded since
-            return []
-        self.clock.observe(event.stamp.time, now)
-        return self.cleared()
 
     def gap(self, reason: str) -> Resync:
         """Something is missing."""

@@ -756,3 +756,11 @@ def test_to_drop_everything_is_not_done_twice_where_all_was_loaded_since() -> No
     late = Event(Kind.CLEAR, b"", None, stamp(0, 15), ABSENT)
     assert replica.receive(batch(late, first=2), NOW + 20) == [Cleared()]
     assert replica.cold
+
+
+def test_what_was_sent_with_an_order_to_drop_everything_that_is_too_late_is_taken_in() -> None:
+    replica = make()
+    clear = Event(Kind.CLEAR, b"", None, stamp(0, 5), ABSENT)
+    load_all(replica, ONE, second=10)
+    assert replica.receive(batch(clear, create(Row(2), 15)), NOW + 20) == []
+    assert holds(replica, ONE, Row(2))
