@@ -27,7 +27,7 @@ from imperfect_dollop.brokers.rabbitmq.transfer import chunks
 from imperfect_dollop.brokers.redis.link import _proof
 from imperfect_dollop.brokers.redis.server import Server, entries
 from imperfect_dollop.brokers.redis.transfer import CREDIT, CUT, Sender, Transfer
-from imperfect_dollop.codecs import EntityCodec, KeyCodec
+from imperfect_dollop.codecs import KeyCodec
 from imperfect_dollop.errors import BrokerUnavailableError, InvalidEntityError, ProtocolError
 from imperfect_dollop.replica.comparison import Comparison
 from imperfect_dollop.replica.messages import (
@@ -55,11 +55,11 @@ from imperfect_dollop.replica.snapshot import Donor, Joiner
 from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
 from imperfect_dollop.replica.table import BUCKETS
 
+from ..unit.builders import KEYS, NOW, ROWS, Row, make
 from .entities import CODECS, SAMPLES
 
 __all__ = ["TARGETS", "Target", "pieces"]
 
-NOW: Final = 1_700_000_000.0
 SECRET: Final = "only members know this"
 
 
@@ -71,15 +71,6 @@ class Target:
     seeds: Sequence[bytes]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    id: int
-    version: int = 1
-    text: str = ""
-
-
-ROWS: Final = EntityCodec(Row)
-KEYS: Final[KeyCodec[int]] = KeyCodec(int)
 PRINT: Final = ROWS.fingerprint
 
 
@@ -96,19 +87,8 @@ def pieces(data: bytes) -> Iterator[bytes]:
         data = data[2 + length :]
 
 
-def replica(origin: str = "r", *, whole: bool = True) -> Replica[int, Row]:
-    return Replica(
-        origin,
-        KEYS,
-        ROWS,
-        key_of=lambda row: row.id,
-        version_of=lambda row: row.version,
-        whole=whole,
-    )
-
-
 def filled(count: int = 5, **given: Any) -> Replica[int, Row]:
-    one = replica(**given)
+    one = make("r", **given)
     for key in range(count):
         one.table.put(key, Row(key), Stamp(1, at(NOW) + key, "r"))
     return one
@@ -289,7 +269,7 @@ def hear(one: Replica[int, Row], data: bytes) -> None:
 def rules(data: bytes) -> None:
     hear(filled(), data)
     hear(filled(whole=False), data)
-    cold = replica()
+    cold = make("r")
     cold.go_cold()
     hear(cold, data)
     load = cold.begin_cold_load(NOW)
@@ -312,7 +292,7 @@ def check(one: Replica[int, Row]) -> None:
 
 
 def joiner(data: bytes) -> None:
-    one = replica("j")
+    one = make("j")
     one.go_cold()
     one.receive(Events("r", "Row", PRINT, 1, EVENTS), NOW)
     taking = Joiner(one)

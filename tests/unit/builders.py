@@ -10,7 +10,18 @@ import msgspec
 
 from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash
 from imperfect_dollop.replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
-from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, RepositoryState
+from imperfect_dollop.replica.messages import (
+    Chunk,
+    DeadRow,
+    Event,
+    Events,
+    Footer,
+    Header,
+    Kind,
+    LiveRow,
+    Phase,
+    RepositoryState,
+)
 from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
 from imperfect_dollop.replica.table import BUCKETS
@@ -178,3 +189,45 @@ def recomputed(replica: Replica[int, Row]) -> tuple[int, list[int]]:
         bucket = replica.table.bucket(key)
         buckets[bucket] = (buckets[bucket] + part) % 2**64
     return sum(buckets) % 2**64, buckets
+
+
+def adds_up(replica: Replica[int, Row]) -> bool:
+    """Whether its digest is that of its rows."""
+    return (replica.table.root, replica.table.buckets) == recomputed(replica)
+
+
+def equal(one: Replica[int, Row], other: Replica[int, Row]) -> bool:
+    """Whether both hold the same rows, and the digest of the one is right."""
+    return one.table.live == other.table.live and adds_up(one)
+
+
+# -- frames ----------------------------------------------------------------------------------------
+
+FOOTER: Final = Footer({"b": 1}, 0, 0, clean=True)
+
+
+def header(*buckets: int, address: str = "t1", fingerprint: str = ROWS.fingerprint) -> Header:
+    return Header(address, fingerprint, {"b": 1}, 0, list(buckets))
+
+
+def chunk(
+    *buckets: int,
+    live: Iterable[Row | LiveRow] = (),
+    dead: Iterable[int | DeadRow] = (),
+    more: bool = False,
+) -> Chunk:
+    """Rows and graves of ``b``, or such as no donor sends."""
+    return Chunk(
+        list(buckets),
+        more,
+        {"b": 1},
+        ["b"],
+        [
+            one if isinstance(one, LiveRow) else LiveRow(ROWS.encode(one), time(1), 0)
+            for one in live
+        ],
+        [
+            one if isinstance(one, DeadRow) else DeadRow(KEYS.encode(one), 1, time(1), 0)
+            for one in dead
+        ],
+    )

@@ -18,7 +18,6 @@ from imperfect_dollop.replica.messages import (
     Events,
     Footer,
     Frame,
-    Header,
     Kind,
     LiveRow,
     Take,
@@ -31,17 +30,19 @@ from imperfect_dollop.replica.stamp import MAX_DRIFT
 from imperfect_dollop.replica.table import BUCKETS
 
 from .builders import (
-    KEYS,
+    FOOTER,
     NOW,
     ROWS,
     Row,
     batch,
+    chunk,
     create,
     delete,
+    equal,
     give,
+    header,
     holds,
     make,
-    recomputed,
     resyncs,
     stamp,
     time,
@@ -124,11 +125,7 @@ class Pair:
 
     def equal(self) -> bool:
         one, other = self.replica, self.donor
-        return (
-            not one.cold
-            and one.table.live == other.table.live
-            and (one.table.root, one.table.buckets) == recomputed(other)
-        )
+        return not one.cold and equal(one, other)
 
 
 def test_a_joiner_ends_equal_to_its_donor_stamps_and_tombstones_included() -> None:
@@ -557,22 +554,7 @@ def test_times_of_a_copy_beyond_the_drift_bound_are_not_believed(what: str) -> N
 # -- hostile frames --------------------------------------------------------------------------------
 
 
-def header(address: str = "t1", fingerprint: str = ROWS.fingerprint) -> Header:
-    return Header(address, fingerprint, {}, 0, [])
-
-
-def chunk(
-    *buckets: int, live: list[LiveRow] | None = None, dead: list[DeadRow] | None = None
-) -> Chunk:
-    return Chunk(list(buckets), False, {}, ["b"], live or [], dead or [])
-
-
-def live(row: Row, origin: int = 0) -> LiveRow:
-    return LiveRow(ROWS.encode(row), time(1), origin)
-
-
 BUCKET = make().table.bucket(1)
-FOOTER = Footer({}, 0, 0, True)
 
 
 @pytest.mark.parametrize(
@@ -580,7 +562,7 @@ FOOTER = Footer({}, 0, 0, True)
     [
         [chunk(1)],
         [FOOTER],
-        [header("elsewhere")],
+        [header(address="elsewhere")],
         [header(fingerprint="theirs")],
         [header(), header()],
         [header(), FOOTER],
@@ -589,10 +571,10 @@ FOOTER = Footer({}, 0, 0, True)
         [header(), chunk()],
         [header(), chunk(BUCKETS)],
         [header(), chunk(1), chunk(1)],
-        [header(), chunk((BUCKET + 1) % BUCKETS, live=[live(Row(1))])],
-        [header(), chunk((BUCKET + 1) % BUCKETS, dead=[DeadRow(KEYS.encode(1), 1, 1, 0)])],
-        [header(), chunk(BUCKET, live=[live(Row(1), origin=1)])],
-        [header(), chunk(BUCKET, live=[live(Row(1), origin=2**63 - 1)])],
+        [header(), chunk((BUCKET + 1) % BUCKETS, live=[Row(1)])],
+        [header(), chunk((BUCKET + 1) % BUCKETS, dead=[1])],
+        [header(), chunk(BUCKET, live=[LiveRow(ROWS.encode(Row(1)), 1, 1)])],
+        [header(), chunk(BUCKET, live=[LiveRow(ROWS.encode(Row(1)), 1, 2**63 - 1)])],
         [header(), chunk(BUCKET, live=[LiveRow(b"\xc1", 1, 0)])],
         [header(), chunk(BUCKET, dead=[DeadRow(b"\xc1", 1, 1, 0)])],
     ],
@@ -632,11 +614,11 @@ def test_a_frame_that_is_out_of_order_or_does_not_fit_is_refused(frames: list[Fr
 def test_a_refused_chunk_leaves_nothing_behind_for_the_next_donor() -> None:
     pair = Pair()
     pair.joiner.begin("t0")
-    pair.joiner.take(encode(header("t0")))
+    pair.joiner.take(encode(header(address="t0")))
     planted = Row(5000)
     bucket = pair.replica.table.bucket(5000)
     with pytest.raises(ProtocolError):
-        pair.joiner.take(encode(chunk(bucket, live=[live(planted), LiveRow(b"\xc1", 1, 0)])))
+        pair.joiner.take(encode(chunk(bucket, live=[planted, LiveRow(b"\xc1", 1, 0)])))
     pair.transfer()
     assert pair.finish() == []
     assert pair.equal()

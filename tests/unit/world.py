@@ -23,7 +23,7 @@ from imperfect_dollop.replica.snapshot import Donor
 from imperfect_dollop.replica.stamp import Stamp
 from imperfect_dollop.replica.window import Load
 
-from .builders import NOW, Row, make, recomputed, state
+from .builders import NOW, Row, adds_up, make, state
 
 STEP: Final = 0.25
 SETTLE: Final = 2.0
@@ -373,8 +373,7 @@ class World:
         for node in self.nodes.values():
             if self.source.unique:
                 self._check_shown(node)
-            table = node.replica.table
-            assert (table.root, table.buckets) == recomputed(node.replica)
+            assert adds_up(node.replica)
 
     def _check_shown(self, node: Node) -> None:
         live = node.replica.table.live
