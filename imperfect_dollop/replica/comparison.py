@@ -75,12 +75,12 @@ class Comparison(Generic[K, V]):
         effects: list[Effect] = []
         if footer.clean:  # or what is missing there would pass for seen here
             effects += replica.contains(self._load, header.vector)
-        for key, entity, stamp, newer in self._other:
-            effects += replica.compare(
-                self._load, key, entity, stamp if newer and believed else None
-            )
-        for key in self._absent:
-            effects += replica.compare(self._load, key, None, None)
+        found: list[tuple[K, V | None, Stamp | None]] = [
+            (key, entity, stamp if newer and believed else None)
+            for key, entity, stamp, newer in self._other
+        ]
+        found += [(key, None, None) for key in self._absent]
+        effects += replica.compare(self._load, found)
         return effects
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ the siblings where it differs from what was held, or where they are in the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 from .effects import Effect
@@ -127,27 +127,31 @@ class Loads(Generic[K, V]):
             holding.disputes.loaded(load.began)
             holding.confirmed = max(holding.confirmed, load.began)
 
-    def compare(self, load: Load, key: K, entity: V | None, stamp: Stamp | None) -> list[Effect]:
-        """A sibling's copy, asked for when `load` began, had this row, or had none.
+    def compare(
+        self, load: Load, found: Iterable[tuple[K, V | None, Stamp | None]]
+    ) -> list[Effect]:
+        """A sibling's copy, asked for when `load` began, had these rows, or had none under these keys.
 
-        `stamp` is that of the row, where the sibling knew as much as this node then. If it is later
+        A stamp is that of the row, where the sibling knew as much as this node then. If it is later
         than what is held is known to be true, the row is taken over. Otherwise nobody knows which is the newer one.
         """
         holding = self._holding
-        table = holding.table
-        if not holding.window.untouched(key, load) or table.same(key, entity):
-            return []  # news came meanwhile, or no difference is left
-        newer = stamp is not None and stamp.time > holding.known_since(key)
-        if (
-            stamp is None
-            or not newer
-            or backwards(table.live.get(key), entity, table.stamp(key), stamp)
-        ):
-            return [holding.doubt(key)]
-        holding.window.touch(key)
-        holding.hold(key, entity, stamp)
-        holding.counts.mended += 1
-        return []
+        table, window = holding.table, holding.window
+        # Asked of all before the first is taken over: that touches its key, and so many would overrun the load.
+        counting = [each for each in found if window.untouched(each[0], load)]
+        effects: list[Effect] = []
+        for key, entity, stamp in counting:
+            if table.same(key, entity):
+                continue  # no difference is left
+            current, held = table.live.get(key), table.stamp(key)
+            newer = stamp is not None and stamp.time > holding.known_since(key)
+            if stamp is None or not newer or backwards(current, entity, held, stamp):
+                effects.append(holding.doubt(key))
+                continue
+            window.touch(key)
+            holding.hold(key, entity, stamp)
+            holding.counts.mended += 1
+        return effects
 
     def _found(
         self, load: Load, key: K, entity: V | None, held: Stamp, answers: tuple[Stamp, ...]

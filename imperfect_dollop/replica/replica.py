@@ -10,7 +10,7 @@ While cold a replica buffers events: the rows that they refer to are not there y
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 from ..codecs import EntityCodec, KeyCodec
@@ -196,9 +196,11 @@ class Replica(Generic[K, V]):
         """The source has these rows, and no others; see `Loads.replace`."""
         return self._loads.replace(load, rows, tell=tell, cold=self.cold)
 
-    def compare(self, load: Load, key: K, entity: V | None, stamp: Stamp | None) -> list[Effect]:
-        """A sibling's copy had this row, or had none; see `Loads.compare`."""
-        return self._loads.compare(load, key, entity, stamp)
+    def compare(
+        self, load: Load, found: Iterable[tuple[K, V | None, Stamp | None]]
+    ) -> list[Effect]:
+        """A sibling's copy had these rows, or had none under these keys; see `Loads.compare`."""
+        return self._loads.compare(load, found)
 
     def contains(self, load: Load, vector: Mapping[str, int]) -> list[Effect]:
         """What is held was compared, since `load` began, with what contains everything up to these numbers.

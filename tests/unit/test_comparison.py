@@ -296,6 +296,24 @@ def test_too_many_events_meanwhile_make_it_void() -> None:
     assert pair.here.progress.last("b") == 7
 
 
+@pytest.mark.parametrize("there", ["newer", "unknown"])
+def test_however_many_rows_differ_each_is_taken_over_or_read_again(there: str) -> None:
+    pair = Pair(rows=50)
+    pair.here.window.limit = 20  # fewer keys than that are remembered as touched
+    keys = range(100, 150)
+    if there == "newer":
+        pair.send(*(update(Row(key, 2, "new"), 5, stamp(1, 1)) for key in keys), here=False)
+        assert pair.compare() == []
+        assert pair.equal
+        assert pair.here.counts.mended == 50
+    else:
+        for key in keys:
+            pair.there.table.forget(key)
+        effects = pair.compare()
+        assert effects is not None
+        assert doubts(effects) == set(keys)
+
+
 # -- what is known afterwards ----------------------------------------------------------------------
 
 
