@@ -287,7 +287,9 @@ class Reader(Generic[K, V]):
                 raise
             named = type(error)(f"{self.name}: {error}")
             raise named from error.__cause__
-        except (Exception, asyncio.CancelledError) as error:  # cancelled from within, not by us
+        except BaseException as error:
+            # Cancelled from within, not by us; or what is no `Exception`, as of a panic in Rust. It ended a task of its
+            # own, and need not end ours.
             raise SourceUnavailableError(f"{self.name}: the {what} failed: {error!r}") from error
 
     def _abandon(self, task: asyncio.Future[Any], late: Callable[[], None] | None) -> None:

@@ -76,7 +76,7 @@ class SchoolSource:
         self.rows = {student.id: student for student in students}
         self.versioned = versioned
         self.calls: Counter[str] = Counter()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.gates: dict[str, Gate] = {}
         self.chunk = 1_000
         self.last_id = max(self.rows, default=0)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from imperfect_dollop import (
+    DollopError,
     LoadTimeoutError,
     NotReadyError,
     SourceUnavailableError,
@@ -310,6 +311,33 @@ async def test_whatever_a_source_raises_is_a_cause(failure: Exception) -> None:
     async with repository(source, retry_after=60) as repo:
         with pytest.raises(NotReadyError, match="load of all rows failed"):
             await repo.get(1)
+
+
+class Panic(BaseException):
+    """As pyo3's, which tells of a panic in Rust: no `Exception`, so that nobody catches it by accident."""
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["on demand", "whole"])
+@pytest.mark.parametrize("failure", [Panic("in a driver"), GeneratorExit()], ids=repr)
+async def test_what_is_no_exception_ends_the_call_and_not_the_repository(
+    failure: BaseException, preload: bool
+) -> None:
+    source = SchoolSource(ADA)
+    async with repository(source, preload=preload) as repo:
+        await soon(repo.get(1))
+        source.failure = failure
+        with pytest.raises(DollopError) as raised:
+            await soon(repo.get(1, max_staleness=0))
+        assert "failed" in str(raised.value)
+        with pytest.raises(SourceUnavailableError, match="update of key 1 failed"):
+            await soon(repo.update(ADA))
+        if preload:
+            with pytest.raises(SourceUnavailableError, match="load of all rows failed"):
+                await soon(repo.refresh())
+        source.failure = None
+        source.put(dataclasses.replace(ADA, name="Ada L.", version=2))
+        await soon(repo.refresh())
+        assert await soon(repo.get(1)) == source.rows[1]
 
 
 async def test_a_source_that_is_cancelled_from_within() -> None:
