@@ -114,7 +114,8 @@ class Ages(Generic[K, V]):
         return False
 
     def expire_all(self) -> None:
-        """Whatever is held may be out of date; it is read again when asked for."""
+        """Whatever is held may be out of date, or is being read; it is read again when asked for."""
+        self._replica.window.touch_all()
         for key, (read, _) in self._rows.items():
             self._rows[key] = (read, 0.0)
         for key in self._misses:

@@ -272,6 +272,30 @@ async def test_invalidate_during_a_load_has_the_last_word() -> None:
         assert taken[0] == ADA
 
 
+class ReadsFirst(SchoolSource):
+    """What it answers is as old as the call."""
+
+    async def load(self, key: int, /) -> Student | None:
+        row = self.rows.get(key)
+        await self._called("load")
+        return row
+
+
+async def test_what_is_being_read_while_something_is_missed_is_read_again() -> None:
+    source = ReadsFirst(*students(3))
+    async with repository(source, preload=False) as repo:
+        gate = source.hold("load")
+        reading = asyncio.create_task(repo.get(1))
+        await eventually(lambda: gate.entered)
+        source.put(dataclasses.replace(source.rows[1], name="newer", version=2))
+        session = repo._session
+        assert session is not None
+        session.lost("nobody knows what: its event, say")
+        gate.open()
+        assert await soon(reading) == source.rows[1]
+        assert await soon(repo.get(1)) == source.rows[1]
+
+
 async def test_refresh_reads_what_is_held() -> None:
     source = SchoolSource(ADA, BOB)
     async with repository(source, preload=False) as repo:
