@@ -372,10 +372,8 @@ class Replica(Generic[K, V]):
             return []
         effects: list[Effect] = []
         if peer.sequence > last:
-            known = not self._empty() or origin in progress.vector
-            self._saw(origin, peer.sequence)
-            if known:
-                effects += self._miss(origin, last + 1, peer.sequence)
+            effects += self._skipped(origin, last + 1, peer.sequence)
+        self._saw(origin, peer.sequence)
         again, lost = progress.overdue(origin, peer.kept, timely=timely)
         if lost:
             return [self.gap(f"{origin} cannot send again what did not arrive of it")]
@@ -427,8 +425,8 @@ class Replica(Generic[K, V]):
         origin, first = events.origin, events.first
         progress, last = self.progress, self.progress.last(events.origin)
         effects: list[Effect] = []
-        if first > last + 1 and (not self._empty() or origin in progress.vector):
-            effects += self._miss(origin, last + 1, first - 1)
+        if first > last + 1:
+            effects += self._skipped(origin, last + 1, first - 1)
         for number, event in enumerate(events.events, first):
             if not progress.news(origin, number):
                 self.counts.duplicates += 1
@@ -452,13 +450,15 @@ class Replica(Generic[K, V]):
         self.counts.gaps += 1
         return Resync(reason)
 
-    def _empty(self) -> bool:
-        """Whether nothing is held that an event could have made wrong."""
-        return not self.whole and not self.table.stamps and not self.table.dead
-
-    def _miss(self, origin: str, first: int, last: int) -> list[Effect]:
-        gap = self.gap(f"{last - first + 1} events of {origin} did not arrive")
-        return [Resend(origin, first, last) if self.progress.miss(origin, first, last) else gap]
+    def _skipped(self, origin: str, first: int, last: int) -> list[Effect]:
+        """These events of an origin have not come, and later ones have, or were heard of."""
+        if self.whole or origin in self.progress.vector:
+            gap = self.gap(f"{last - first + 1} events of {origin} did not arrive")
+            return [Resend(origin, first, last) if self.progress.miss(origin, first, last) else gap]
+        # On demand nobody begins with a copy that contains what was sent before, and what is read from now on does.
+        if not self.table.stamps and not self.table.dead and self.window.idle:
+            return []
+        return [Resync(f"{origin} has sent events before it was first heard")]
 
     def _saw(self, origin: str, number: int) -> None:
         if not self.progress.saw(origin, number):

@@ -48,6 +48,11 @@ class Window:
         self._open: dict[Load, None] = {}  # oldest first
         self._touched: OrderedDict[Hashable, int] = OrderedDict()  # least recently touched first
 
+    @property
+    def idle(self) -> bool:
+        """Whether no load is open."""
+        return not self._open
+
     def open(self, began: int) -> Load:
         """A load begins."""
         load = Load(self._count, began)

@@ -35,6 +35,7 @@ class Tap(Post):
         self.drops: Callable[[str, News], bool] = lambda node, message: False
         self.dropped = 0
         self.late: dict[str, float] = {}  # seconds by which everything arrives late, by node
+        self.lateness = 0.0  # for the others
 
     @asynccontextmanager
     async def connect(
@@ -49,7 +50,7 @@ class Tap(Post):
                     if self.drops(node, message):
                         self.dropped += 1
                         return
-                late = self.late.get(node, 0.0)
+                late = self.late.get(node, self.lateness)
                 if not late:
                     put(delivery)
                     return
@@ -238,6 +239,24 @@ async def test_an_earlier_range_is_sent_though_a_later_one_was_just_now() -> Non
             await settled()
         assert one.repository.stats.events_resent == 1 + 2 + 8
         assert other.repository.stats.duplicates == 1 + 2 + 8
+
+
+@clockwork
+async def test_nothing_is_sent_again_for_a_newcomer_that_has_read_before_it_heard() -> None:
+    broker, source = Tap(), SchoolSource(*students(20))
+    async with fleet(broker, [source] * 2) as members:
+        for key in range(1, 9):
+            await members[0].repository.update(vary(source.rows[key]))
+        await asyncio.sleep(HEARTBEAT)
+        counts, newcomer = Counts(members), member(broker, source, preload=False)
+        broker.lateness = 0.02
+        async with newcomer.node:
+            assert await newcomer.repository.get(1) == source.rows[1]
+            assert not replica_of(newcomer).progress.vector
+            await asyncio.sleep(3 * HEARTBEAT)
+            assert replica_of(newcomer).progress.last(origin_of(members[0])) == 8
+        assert counts.events_resent == 0
+        assert not broker.sent(Ask)
 
 
 @clockwork

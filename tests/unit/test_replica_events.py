@@ -512,6 +512,27 @@ def test_an_empty_on_demand_replica_misses_nothing() -> None:
     assert make(whole=False).receive(batch(create(ONE, 1), first=5), NOW) == []
 
 
+def test_on_demand_what_was_sent_before_is_asked_of_nobody_and_may_be_in_no_row() -> None:
+    replica, sibling = make(whole=False), make("b")
+    load = replica.begin_load(NOW)  # reads what is older than the last of these events
+    sibling.skip(7)
+    assert replica.heard("b", state(sibling), ["a", "b"]) == [
+        Resync("b has sent events before it was first heard")
+    ]
+    replica.end_load(load)
+    replica.table.put(1, ONE, S1)
+    assert resyncs(replica.receive(batch(create(Row(2), 1), first=5, origin="c"), NOW))
+    assert replica.progress.complete
+    assert replica.counts.gaps == 0
+
+
+def test_on_demand_an_origin_that_was_heard_before_it_sent_anything_is_asked() -> None:
+    replica = make(whole=False)
+    replica.heard("b", state(make("b")), ["a", "b"])
+    replica.table.put(1, ONE, S1)
+    assert resends(replica.receive(batch(create(Row(2), 1), first=2), NOW)) == [("b", 1, 1)]
+
+
 def test_numbers_at_the_end_of_the_range_leave_a_vector_that_can_be_sent() -> None:
     replica = make()
     replica.receive(batch(create(ONE, 1), create(Row(2), 2), first=2**63 - 1), NOW)
