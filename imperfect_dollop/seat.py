@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,9 +71,8 @@ class Seat:
         self.ring: Ring = Ring()
         self.donating: int = 0
         self._answering = 0
-        self._resent: list[
-            tuple[float, int, int]
-        ] = []  # sent again lately: when (monotonic), from which to which number
+        # Batches sent again lately, by their first numbers: when (monotonic), the longest ago first.
+        self._resent: OrderedDict[int, float] = OrderedDict()
         self._supervisor = supervisor
         self._offer_wait = offer_wait
         # Numbered, and not known to have been taken; each with how many events were queued before it.
@@ -174,13 +173,18 @@ class Seat:
     def missed(self, ask: Ask) -> None:
         """A sibling has not got some of this node's events. They are sent to all: others may have missed them too."""
         now = time.monotonic()
-        recently = now - self.membership.heartbeat / 2
-        self._resent = [each for each in self._resent if each[0] > recently]
-        if any(first <= ask.first and ask.last <= last for _, first, last in self._resent):
-            return  # several ask at once, and the answer is on its way
-        batches = self.ring.between(ask.first, ask.last)
-        if batches and self._answering < MAX_ANSWERS and len(self._resent) < MAX_ANSWERS:
-            self._resent.append((now, ask.first, ask.last))
+        while (
+            self._resent and next(iter(self._resent.values())) < now - self.membership.heartbeat / 2
+        ):
+            self._resent.popitem(last=False)
+        # Several ask at once, for ranges that overlap: what is on its way is not sent for each of them.
+        batches = [
+            batch
+            for batch in self.ring.between(ask.first, ask.last)
+            if batch.first not in self._resent
+        ]
+        if batches and self._answering < MAX_ANSWERS:
+            self._resent.update(dict.fromkeys((batch.first for batch in batches), now))
             self._answering += 1
             self._supervisor.spawn(self._resend, batches, name=f"events of {self.name}")
 

@@ -227,18 +227,24 @@ async def test_what_all_have_missed_is_sent_once() -> None:
 
 
 @clockwork
-async def test_an_earlier_range_is_sent_though_a_later_one_was_just_now() -> None:
+async def test_of_ranges_that_overlap_each_event_is_sent_once_in_a_while() -> None:
     broker, source = Tap(), SchoolSource(*students(20))
     async with fleet(broker, [source] * 2) as (one, other):
         for key in range(1, 9):
             await one.repository.update(vary(source.rows[key]))
             await asyncio.sleep(0.01)
         seat = seat_of(one)
-        for first, last in ((6, 6), (2, 3), (6, 6), (3, 3), (1, 8)):
+        sent = []
+        for first, last in ((6, 6), (2, 3), (6, 6), (3, 3), (1, 8), (1, 9), (1, 2**60)):
             seat.missed(Ask(origin_of(one), seat.name, first, last))
             await settled()
-        assert one.repository.stats.events_resent == 1 + 2 + 8
-        assert other.repository.stats.duplicates == 1 + 2 + 8
+            sent.append(one.repository.stats.events_resent)
+        assert sent == [1, 3, 3, 3, 8, 8, 8]  # each once, whoever asks for it and with what else
+        assert other.repository.stats.duplicates == 8
+        await asyncio.sleep(HEARTBEAT)
+        seat.missed(Ask(origin_of(one), seat.name, 1, 2**60))
+        await settled()
+        assert one.repository.stats.events_resent == 8 + 8
 
 
 @clockwork
