@@ -143,7 +143,7 @@ class Events(msgspec.Struct, array_like=True, frozen=True, tag="e"):
     repository: Name
     fingerprint: Name
     first: Int63
-    events: Annotated[list[Event], msgspec.Meta(max_length=MAX_BATCH)]
+    events: Annotated[list[Event], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
 
 
 NOT_COMPARABLE: Final = 0

@@ -160,10 +160,11 @@ def test_what_is_too_large_is_refused_unread() -> None:
 @pytest.mark.parametrize(
     "news",
     [
-        Events("a" * 257, "rows", "print", 1, []),
+        Events("a" * 257, "rows", "print", 1, [EVENT]),
+        Events("a", "rows", "print", 1, []),
         Events("a", "rows", "print", 1, [EVENT] * (MAX_BATCH + 1)),
-        Events("a", "rows", "print", -1, []),
-        Events("a", "rows", "print", 2**63, []),
+        Events("a", "rows", "print", -1, [EVENT]),
+        Events("a", "rows", "print", 2**63, [EVENT]),
         Events(
             "a", "rows", "print", 1, [Event(Kind.UPDATE, b"", b"", Stamp(2**63, 1, "a"), ABSENT)]
         ),
