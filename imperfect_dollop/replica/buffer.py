@@ -9,13 +9,27 @@ import msgspec
 
 from .messages import MAX_ORIGINS, Events
 
-__all__ = ["Buffer", "split"]
+__all__ = ["Buffer", "size", "split"]
 
 MAX_BUFFERED: Final = 64 << 20
 """Bytes of events kept while cold. More, and the replica starts by resyncing."""
 
 EVENT_BYTES: Final = 500
-"""What an event takes beyond its content, roughly."""
+"""What an event takes beyond its content and key, roughly."""
+
+STAMP_BYTES: Final = 150
+"""What each stamp that it answers takes beyond its origin."""
+
+
+def size(events: Events) -> int:
+    """Bytes that events take in memory, about."""
+    return sum(
+        EVENT_BYTES
+        + len(event.key)
+        + len(event.content or b"")
+        + sum(STAMP_BYTES + len(stamp.origin) for stamp in event.answers)
+        for event in events.events
+    )
 
 
 class Buffer:
@@ -36,7 +50,7 @@ class Buffer:
         if len(self.tail) > MAX_ORIGINS:
             del self.tail[next(iter(self.tail))]
             self.lost = True
-        self._size += sum(EVENT_BYTES + len(event.content or b"") for event in events.events)
+        self._size += size(events)
         if self._size > MAX_BUFFERED:
             self.lost = True
         else:

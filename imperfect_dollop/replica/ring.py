@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from .buffer import EVENT_BYTES
+from .buffer import size
 from .messages import Events
 
 __all__ = ["Ring"]
@@ -32,11 +32,11 @@ class Ring:
             self.clear()
         self._batches.append(events)
         self._count += len(events.events)
-        self._bytes += _size(events)
+        self._bytes += size(events)
         while len(self._batches) > 1 and (self._count > RING_EVENTS or self._bytes > RING_BYTES):
             oldest = self._batches.popleft()
             self._count -= len(oldest.events)
-            self._bytes -= _size(oldest)
+            self._bytes -= size(oldest)
 
     def kept(self, sequence: int) -> int:
         """The first number from which on nothing is missing up to `sequence`, the last that was given out."""
@@ -54,7 +54,3 @@ class Ring:
 
 def _end(events: Events) -> int:
     return events.first + len(events.events)
-
-
-def _size(events: Events) -> int:
-    return sum(EVENT_BYTES + len(event.content or b"") for event in events.events)

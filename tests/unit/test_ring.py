@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from imperfect_dollop.replica import buffer as buffer_module
 from imperfect_dollop.replica import ring as ring_module
-from imperfect_dollop.replica.buffer import EVENT_BYTES
-from imperfect_dollop.replica.messages import Events
+from imperfect_dollop.replica.buffer import EVENT_BYTES, Buffer
+from imperfect_dollop.replica.messages import Event, Events, Kind
 from imperfect_dollop.replica.ring import Ring
+from imperfect_dollop.replica.stamp import ABSENT
 
-from .builders import Row, batch, create
+from .builders import Row, batch, create, found, stamp
 
 
 def events(first: int, count: int, text: str = "") -> Events:
@@ -46,7 +48,8 @@ def test_the_batches_that_have_any_of_the_numbers() -> None:
 def test_the_oldest_go_first_and_the_last_stays(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = EVENT_BYTES + len(create(Row(1, 1, "x" * 100), 1).content or b"")
+    one = create(Row(1, 1, "x" * 100), 1)
+    size = EVENT_BYTES + len(one.key) + len(one.content or b"")
     monkeypatch.setattr(ring_module, limit, 10 if limit == "RING_EVENTS" else 10 * size)
     kept = ring(*(events(n, 3, "x" * 100) for n in range(1, 100, 3)))
     assert kept.kept(99) == 91  # nine events, and with three more there would be twelve
@@ -55,6 +58,28 @@ def test_the_oldest_go_first_and_the_last_stays(
     kept.add(large)
     assert kept.kept(149) == 100
     assert kept.between(1, 149) == [large]
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        Event(Kind.DELETE, bytes(8_000), None, stamp(1, 1), ABSENT),
+        found(1, Row(1), stamp(1, 1), ABSENT, [stamp(1, 1, "x" * 256)] * 16),
+    ],
+    ids=["key", "answers"],
+)
+def test_whatever_makes_events_large_is_counted(
+    large: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring_module, "RING_BYTES", 50_000)
+    monkeypatch.setattr(buffer_module, "MAX_BUFFERED", 50_000)
+    kept, buffer = Ring(), Buffer()
+    for number in range(1, 101):
+        kept.add(batch(large, first=number))
+        buffer.add(batch(large, first=number))
+    assert len(kept.between(1, 100)) < 10
+    assert len(buffer.events) < 10
+    assert buffer.lost
 
 
 def test_numbers_that_were_given_up_end_what_is_kept() -> None:
