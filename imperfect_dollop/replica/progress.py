@@ -154,7 +154,7 @@ class Progress:
 
     def miss(self, origin: str, first: int, last: int) -> bool:
         """These numbers have not come; False if there are too many holes to wait for one more."""
-        if sum(map(len, self._holes.values())) >= MAX_HOLES:
+        if self._full:
             return False
         self._holes.setdefault(origin, []).append(_Hole(first, last))
         return True
@@ -182,6 +182,10 @@ class Progress:
         """Wait no longer for what is missing of this origin; whether anything was."""
         return self._holes.pop(origin, None) is not None
 
+    @property
+    def _full(self) -> bool:
+        return sum(map(len, self._holes.values())) >= MAX_HOLES
+
     def _fill(self, origin: str, first: int, last: int) -> None:
         holes = self._holes.get(origin)
         if holes is None:
@@ -191,11 +195,18 @@ class Progress:
             if last < hole.first or first > hole.last:
                 left.append(hole)
                 continue
-            for start, end in ((hole.first, first - 1), (last + 1, hole.last)):
-                if start <= end:
-                    rest = _Hole(start, end)
-                    rest.beats = hole.beats
-                    left.append(rest)
+            rest = [
+                (start, end)
+                for start, end in ((hole.first, first - 1), (last + 1, hole.last))
+                if start <= end
+            ]
+            if len(rest) > 1 and self._full:
+                left.append(hole)  # to take in once more what is in its middle does no harm
+                continue
+            for start, end in rest:
+                part = _Hole(start, end)
+                part.beats = hole.beats
+                left.append(part)
         if left:
             self._holes[origin] = left
         else:

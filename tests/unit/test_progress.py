@@ -63,6 +63,21 @@ def test_one_batch_fills_several_holes() -> None:
     assert missing(progress) == [2, 11, 12]
 
 
+def test_what_falls_into_a_hole_leaves_no_more_holes_than_are_remembered() -> None:
+    progress = holed((1, 10_000), last=10_001)
+    progress.saw("c", 9)
+    progress.miss("c", 5, 8)
+    for number in range(2, 10_000, 2):
+        progress.took("b", number, number)
+    again, _ = progress.overdue("b", 1)
+    again, _ = progress.overdue("b", 1)
+    assert len(again) == MAX_HOLES - 1
+    assert progress.news("b", 9_999)
+    for number in range(1, 10_001):  # sent again
+        progress.took("b", number, number)
+    assert progress.awaited == ["c"]
+
+
 @settings(max_examples=300)
 @given(
     st.lists(
