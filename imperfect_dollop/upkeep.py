@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from .age import Age
-from .doubts import Doubts
+from .doubts import REREAD_BATCH, Doubts
 from .errors import ClosedError, DollopError, InvalidEntityError
 from .filling import Filling, Place
 from .health import Health
@@ -418,9 +418,15 @@ class Upkeep(Generic[K, V]):
 
     async def invalidate(self, keys: Sequence[K]) -> None:
         """Read keys again that may have been changed in a way that nobody has told of; raises as `reread`."""
-        for key in keys:
-            self.replica.unsettled(key)
-        await self.reread(keys)
+        if not self._can_reread:
+            await self.refresh()
+            return
+        # Not all at once: what is remembered of keys in doubt, and while they are read, has room for so many.
+        for first in range(0, len(keys), REREAD_BATCH):
+            some = keys[first : first + REREAD_BATCH]
+            for key in some:
+                self.replica.unsettled(key)
+            await self.reread(some)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ from imperfect_dollop import (
     SourceUnavailableError,
     TooStaleError,
 )
+from imperfect_dollop.doubts import REREAD_BATCH
+from imperfect_dollop.replica import disputes as disputes_module
+from imperfect_dollop.replica.stamp import ABSENT
 
 from .school import SchoolSource, Student, eventually, no_complaints, repository, soon, students
 
@@ -233,6 +236,22 @@ async def test_invalidate_reads_the_rows_again() -> None:
         await repo.invalidate(1, 2, 3)
         assert dict(repo.items()) == source.rows
         assert source.calls == {"load_all": 1, "load_many": 1}
+
+
+async def test_invalidate_reads_however_many_rows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disputes_module, "MAX_DISPUTES", REREAD_BATCH)
+    source = SchoolSource(*students(3 * REREAD_BATCH))
+    async with repository(source) as repo:
+        session = repo._session
+        assert session is not None
+        session.replica.window.limit = REREAD_BATCH
+        for student in list(source.rows.values()):
+            source.put(dataclasses.replace(student, name="changed", version=2))
+        await soon(repo.invalidate(*source.rows))
+        assert dict(repo.items()) == source.rows
+        # What events contradict next may be shared with siblings as before.
+        session.replica.disputes.add(1, ABSENT, 1)
+        assert session.replica.disputes.shared(1)
 
 
 async def test_invalidate_without_a_load_by_key_reads_everything() -> None:
