@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from ..codecs import EntityCodec, KeyCodec
+from ..errors import InvalidEntityError
 from .counts import Counts
 from .disputes import Disputes
 from .effects import Reread
@@ -71,6 +72,15 @@ class Holding(Generic[K, V]):
         else:
             self.table.put(key, entity, stamp)
         self._proven.pop(key, None)
+
+    def admit(self, key: K, entity: V | None, stamp: Stamp) -> bool:
+        """Hold what has come from outside; False if it can be read from bytes, and has none of its own."""
+        try:
+            self.hold(key, entity, stamp)
+        except InvalidEntityError:
+            self.counts.rejections["malformed"] += 1
+            return False
+        return True
 
     def restore(self, key: K, entity: V) -> bool:
         """Hold an object of the same content, should the one held have been changed in place; whether it was."""

@@ -149,8 +149,10 @@ class Loads(Generic[K, V]):
                 effects.append(holding.doubt(key))
                 continue
             window.touch(key)
-            holding.hold(key, entity, stamp)
-            holding.counts.mended += 1
+            if holding.admit(key, entity, stamp):
+                holding.counts.mended += 1
+            else:
+                effects.append(holding.doubt(key))
         return effects
 
     def _found(

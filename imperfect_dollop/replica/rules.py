@@ -105,9 +105,10 @@ class Rules(Generic[K, V]):
             return holding.doubt(key)
         since_proven = event.stamp.time >= holding.proven(key)
         if since_proven and disputes.settles(key, held, answers):
+            if not holding.admit(key, entity, event.stamp):
+                return holding.doubt(key)
             disputes.settle(key)
             disputes.answered(key, event.stamp, answers)
-            holding.hold(key, entity, event.stamp)
             counts.shared += 1
             return Settled((key,))
         successor = event.base == held and since_proven
@@ -116,7 +117,8 @@ class Rules(Generic[K, V]):
         if event.kind is Kind.UPDATE and backwards(table.live.get(key), entity, held, event.stamp):
             successor = False
         if successor:
-            holding.hold(key, entity, event.stamp)
+            if not holding.admit(key, entity, event.stamp):
+                return holding.doubt(key)
             if answers:
                 disputes.answered(key, event.stamp, answers)
             counts.applied += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from ..errors import ProtocolError
+from ..errors import InvalidEntityError, ProtocolError
 from .chunks import CHUNK_BYTES, ChunkMaker, decoded
 from .effects import Cleared, Effect
 from .frames import Frames
@@ -226,7 +226,10 @@ class Joiner(Generic[K, V]):
             if entity is None:
                 replica.table.bury(key, stamp)
             else:
-                replica.table.put(key, entity, stamp)
+                try:
+                    replica.table.put(key, entity, stamp)
+                except InvalidEntityError as error:
+                    raise ProtocolError(f"a row that has no bytes: {error}") from error
             self._latest = max(self._latest, stamp.time)
         self.rows += len(chunk.live)
         # A bucket that has come in several chunks contains no more than its first one did.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from imperfect_dollop import (
@@ -26,16 +28,43 @@ from imperfect_dollop import exchange as exchange_module
 from imperfect_dollop import outbox as outbox_module
 from imperfect_dollop import waiters as waiters_module
 from imperfect_dollop.brokers.memory import MemoryBroker
+from imperfect_dollop.codecs import EntityCodec
+from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.outbox import Outbox
 from imperfect_dollop.replica import buffer as buffer_module
 from imperfect_dollop.replica import table as table_module
-from imperfect_dollop.replica.messages import MAX_REPOSITORIES, Kind, Take
+from imperfect_dollop.replica.comparison import Comparison
+from imperfect_dollop.replica.messages import (
+    MAX_REPOSITORIES,
+    Chunk,
+    Event,
+    Footer,
+    Header,
+    Kind,
+    LiveRow,
+    Take,
+    encode,
+)
 from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.snapshot import Donor, Joiner
+from imperfect_dollop.replica.stamp import ABSENT
 from imperfect_dollop.seat import Seat
 from imperfect_dollop.source import FunctionSource
 
-from .builders import NOW, ROWS, Row, batch, holds, load_all, make, resyncs, stamp, update
+from .builders import (
+    KEYS,
+    NOW,
+    ROWS,
+    Row,
+    batch,
+    doubts,
+    holds,
+    load_all,
+    make,
+    resyncs,
+    stamp,
+    update,
+)
 from .school import (
     NEW,
     Gate,
@@ -380,6 +409,81 @@ def test_a_copy_from_before_a_write_that_was_acknowledged_is_not_believed() -> N
         joiner.take(frame)
     assert joiner.finish(NOW + 3) is None
     assert one.cold
+
+
+# -- the core: bytes that can be read, and make an entity that has none of its own ------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Dated:
+    id: int
+    when: dt.datetime
+
+
+DATED = EntityCodec(Dated)
+BEFORE_TIME = msgspec.msgpack.encode({"id": 1, "when": "0001-01-01T00:00:00+23:59"})
+GOOD = Dated(1, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+
+
+def dated(origin: str) -> Replica[int, Dated]:
+    replica: Replica[int, Dated] = Replica(
+        origin, KEYS, DATED, key_of=lambda row: row.id, version_of=lambda row: 0, whole=True
+    )
+    replica.table.put(1, GOOD, stamp(0, 1))
+    return replica
+
+
+def test_an_event_of_such_bytes_is_ignored_and_doubted() -> None:
+    assert DATED.decode(BEFORE_TIME).id == 1
+    replica, first = dated("a"), stamp(0, 1)
+    for number, one in enumerate(
+        (
+            Event(Kind.UPDATE, KEYS.encode(1), BEFORE_TIME, stamp(0, 2), first),  # a successor
+            Event(Kind.UPDATE, KEYS.encode(1), BEFORE_TIME, stamp(0, 3), ABSENT),
+            Event(  # an answer
+                Kind.FOUND,
+                KEYS.encode(1),
+                BEFORE_TIME,
+                stamp(0, 4),
+                ABSENT,
+                (first, stamp(0, 2), stamp(0, 3)),
+            ),
+        ),
+        1,
+    ):
+        effects = replica.receive(batch(one, first=number, fingerprint=DATED.fingerprint), NOW + 9)
+        assert doubts(effects) == {1}
+        assert replica.table.live == {1: GOOD}
+        assert replica.progress.last("b") == number
+    assert 1 in replica.disputes
+    assert replica.counts.rejections["malformed"]
+
+
+def test_a_copy_with_such_bytes_is_not_taken() -> None:
+    replica = dated("a")
+    replica.go_cold()
+    joiner = Joiner(replica)
+    buckets = joiner.begin("x")
+    chunk = Chunk(buckets, False, {}, ["b"], [LiveRow(BEFORE_TIME, stamp(0, 2).time, 0)], [])
+    joiner.take(encode(Header("x", DATED.fingerprint, {}, 0, buckets)))
+    with pytest.raises(ProtocolError, match="has no bytes"):
+        joiner.take(encode(chunk))
+
+
+def test_a_row_of_such_bytes_that_differs_is_read_again() -> None:
+    replica = dated("a")
+    comparison = Comparison(replica, "x", NOW + 9)
+    bucket = replica.table.bucket(1)
+    chunk = Chunk([bucket], False, {}, ["b"], [LiveRow(BEFORE_TIME, stamp(0, 2).time, 0)], [])
+    comparison.take(encode(Header("x", DATED.fingerprint, {}, 0, [bucket])))
+    list(comparison.index())
+    comparison.take(encode(chunk))
+    comparison.take(encode(Footer({}, 0, 1, True)))
+    effects = comparison.finish(NOW + 9)
+    comparison.close()
+    assert effects is not None
+    assert doubts(effects) == {1}
+    assert replica.table.live == {1: GOOD}
 
 
 # -- bounds ----------------------------------------------------------------------------------------
