@@ -83,7 +83,9 @@ class Loads(Generic[K, V]):
         found: list[Event] = []
         holding.window.overtake(load)
         for count, key in enumerate(holding.disputes.keys(), 1):
-            _, event = self.loaded(load, key, rows.get(key))
+            counts, event = self.loaded(load, key, rows.get(key))
+            if not counts:
+                load.doubtful.append(key)  # also if it is the same: it is still in doubt
             if event is not None and tell:
                 found.append(event)
             if count % SLICE == 0:

@@ -92,6 +92,18 @@ def test_a_complete_load_answers_too() -> None:
     assert give(torn("e"), told, origin="a") != []
 
 
+def test_what_a_complete_load_does_not_settle_is_read_again_though_it_looks_the_same() -> None:
+    # Its place in the queue of doubts may be gone: with too many of them everything is loaded instead.
+    replica = torn()
+    load = replica.begin_load(NOW + 110)
+    successor = event(Kind.UPDATE, 1, OLD, stamp(0, 111, "b"), replica.table.stamp(1))
+    assert give(replica, successor) == []
+    list(replica.replace(load, {1: OLD}))
+    replica.end_load(load)
+    assert 1 in replica.disputes
+    assert load.doubtful == [1]
+
+
 def test_an_event_during_the_read_is_not_said_to_be_answered() -> None:
     replica = holding()
     give(replica, LEFT)
