@@ -188,7 +188,7 @@ class Comparing(Inquiry):
     async def take(self, link: Link, donor: str, name: str, address: str) -> list[Effect] | None:
         """Compare with `donor`, a member of this `name`; ``None`` if nothing came of it."""
         self._begin(donor, name, address)
-        comparison: Comparison[Any, Any] = Comparison(self._replica, address, time.time())
+        comparison: Comparison[Any, Any] = Comparison(self._replica, address, time.time(), donor)
 
         def take(frame: bytes) -> Iterable[None]:
             first = not comparison.opened

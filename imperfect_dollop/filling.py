@@ -196,6 +196,7 @@ class Filling(Generic[K, V]):
                 await anyio.lowlevel.checkpoint()
             if replica.window.overrun(load):
                 raise NotReadyError(f"{self._reader.name}: was cleared while it was loaded")
+            replica.read_untold(time.time())
             effects = replica.replay(time.time())
             if not any(isinstance(effect, Cleared) for effect in effects):
                 effects += replica.go_warm()

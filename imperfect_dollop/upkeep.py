@@ -337,6 +337,8 @@ class Upkeep(Generic[K, V]):
                     for event in found:
                         siblings.publish(event)
                 await anyio.lowlevel.checkpoint()
+            if siblings is None:
+                replica.read_untold(time.time())
             self.doubt(load.doubtful)
             self.on_altered(load.altered)
             overrun = replica.window.overrun(load)

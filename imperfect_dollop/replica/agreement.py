@@ -27,7 +27,16 @@ class Agreement:
     been seen to be equal: the time of the one for which that is longest ago; it stays when they agree no longer.
     """
 
-    __slots__ = ("_apart", "_differs", "_doubtful", "_equal", "_patience", "proven", "since")
+    __slots__ = (
+        "_apart",
+        "_differs",
+        "_doubtful",
+        "_equal",
+        "_met",
+        "_patience",
+        "proven",
+        "since",
+    )
 
     def __init__(self) -> None:
         self._differs: dict[str, int] = {}  # heartbeats in a row with another digest
@@ -35,6 +44,7 @@ class Agreement:
         self._equal: dict[str, float | None] = {}  # copies, and when each was last equal
         self._apart: set[str] = set()  # those that were found to differ, and not equal since
         self._doubtful: set[str] = set()  # those that their owners do not vouch for
+        self._met: set[str] = set()  # those that were equal once, see `met`
         self.since: float | None = None
         self.proven: float | None = None
 
@@ -56,6 +66,7 @@ class Agreement:
         self._differs.pop(origin, None)
         self._apart.discard(origin)
         self._equal[origin] = now
+        self._met.add(origin)
 
     def unknown(self, origin: str) -> None:
         """Its copy cannot be compared now."""
@@ -79,8 +90,19 @@ class Agreement:
         """That member is gone, or has no copy any more."""
         for known in (self._differs, self._patience, self._equal):
             known.pop(origin, None)
-        self._apart.discard(origin)
-        self._doubtful.discard(origin)
+        for some in (self._apart, self._doubtful, self._met):
+            some.discard(origin)
+
+    def met(self, origin: str) -> bool:
+        """Whether its copy was equal to this one at some time since this one has what nobody was told of.
+
+        Then it had that as well, and all that has come since are events, which have numbers.
+        """
+        return origin in self._met
+
+    def untold(self) -> None:
+        """This copy has what no event has told of."""
+        self._met.clear()
 
     # -- all together -----------------------------------------------------------------------------
 
@@ -104,6 +126,7 @@ class Agreement:
         """Nothing is held any more that could be compared."""
         self._differs.clear()
         self._apart.clear()
+        self._met.clear()
         self._prove_anew()
 
     def _prove_anew(self) -> None:

@@ -2,8 +2,8 @@
 
 The sibling is told this table's digests and sends the buckets that differ, each chunk as of a *vector*: what the
 sibling had taken in by then. A row that is another there than here is the newer one if its stamp is, and if the
-sibling had seen everything that was seen here when it was asked. In every other case the row is in doubt, for which
-there is one remedy: the source is asked.
+sibling had seen everything that was seen here when it was asked: all events, and what this node has read and told
+nobody. In every other case the row is in doubt, for which there is one remedy: the source is asked.
 
 Like a load, a comparison is overtaken by events: what they bring while it is under way stands.
 """
@@ -30,10 +30,11 @@ V = TypeVar("V")
 
 
 class Comparison(Generic[K, V]):
-    """Takes the frames of one answer. Nothing changes before `finish`; `close` in any case."""
+    """Takes the frames of the answer of one `donor`. Nothing changes before `finish`; `close` in any case."""
 
-    def __init__(self, replica: Replica[K, V], address: str, now: float) -> None:
+    def __init__(self, replica: Replica[K, V], address: str, now: float, donor: str = "") -> None:
         self._replica = replica
+        self._donor = donor
         self._frames = Frames(address, replica.rows.fingerprint)
         self._load = replica.begin_load(now)
         self._seen = replica.vector
@@ -75,8 +76,9 @@ class Comparison(Generic[K, V]):
         effects: list[Effect] = []
         if footer.clean:  # or what is missing there would pass for seen here
             effects += replica.contains(self._load, header.vector)
+        untold = 0 if replica.agreement.met(self._donor) else replica.untold
         found: list[tuple[K, V | None, Stamp | None]] = [
-            (key, entity, stamp if newer and believed else None)
+            (key, entity, stamp if newer and believed and stamp.time > untold else None)
             for key, entity, stamp, newer in self._other
         ]
         found += [(key, None, None) for key in self._absent]

@@ -24,7 +24,7 @@ from .loads import Loads
 from .messages import FOR_ALL, Event, Events, Kind, Phase, RepositoryState
 from .progress import Progress
 from .rules import Rules
-from .stamp import ABSENT, HybridClock, Stamp
+from .stamp import ABSENT, MAX_DRIFT, HybridClock, Stamp, at
 from .table import Table
 from .window import Load, Window
 
@@ -96,6 +96,7 @@ class Replica(Generic[K, V]):
         self.resets: int = 0  # times that everything was dropped
         # Hybrid time, when rows were last dropped that had been there to be read.
         self.dropped: int = 0
+        self.untold: int = 0  # hybrid time, see `read_untold`
         self._buffer: Buffer | None = None  # while cold
 
     # -- writes of this node ---------------------------------------------------------------------
@@ -195,6 +196,15 @@ class Replica(Generic[K, V]):
     ) -> Iterator[list[Event]]:
         """The source has these rows, and no others; see `Loads.replace`."""
         return self._loads.replace(load, rows, tell=tell, cold=self.cold)
+
+    def read_untold(self, now: float) -> None:
+        """What was read until now, here or by whom this copy is from, was told to nobody.
+
+        How that compares with what a sibling has read no stamp tells: a read may end long after it began, and clocks
+        differ. Only what became of a row later than `untold`, by whatever clock, is newer for sure.
+        """
+        self.untold = max(self.clock.time, at(now)) + at(MAX_DRIFT)
+        self.agreement.untold()
 
     def compare(
         self, load: Load, found: Iterable[tuple[K, V | None, Stamp | None]]

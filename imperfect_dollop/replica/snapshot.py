@@ -178,6 +178,7 @@ class Joiner(Generic[K, V]):
             return None
         if not footer.clean:
             effects.append(replica.gap("the donor does not vouch for its copy"))
+        replica.read_untold(now)
         return effects + replica.go_warm()
 
     def _back_to(self, now: float) -> None:

@@ -110,6 +110,8 @@ async def fleet(rows: Rows, *urls: str, beat: float = BEAT) -> AsyncIterator[lis
             await stack.enter_async_context(one.node)
         await eventually(lambda: all(len(one.node.members) == len(members) for one in members))
         await all_equal(members, rows)
+        # Before they have heard so of each other, what differs is read again rather than taken over.
+        await eventually(lambda: all(one.replica.agreement.agreed for one in members))
         assert rows.calls["load_all"] == 1
         yield members
 

@@ -560,6 +560,11 @@ def _covers(swap: Swap) -> None:
     swap(comparison.Comparison, "_covers", lambda held: lambda self, vector: True)
 
 
+@ablation("untold", "a sibling's row is taken over whether it knew what was read here or not")
+def _untold(swap: Swap) -> None:
+    swap(replica.Replica, "read_untold", lambda held: lambda self, now: None)
+
+
 @ablation(
     "contained",
     "what a comparison's donor has seen, and has not come here, counts as older than what came meanwhile",

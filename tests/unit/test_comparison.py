@@ -20,6 +20,7 @@ from imperfect_dollop.replica.messages import (
     Frame,
     Header,
     LiveRow,
+    Phase,
     Take,
     decode_frame,
     encode,
@@ -49,6 +50,7 @@ from .builders import (
     reread,
     resyncs,
     stamp,
+    state,
     time,
     update,
 )
@@ -90,7 +92,7 @@ class Pair:
         second: float = 200.0,
     ) -> list[Effect] | None:
         """From beginning to end; `between` is what happens before the last frame."""
-        comparison: Comparison[int, Row] = Comparison(self.here, "t1", NOW + second)
+        comparison: Comparison[int, Row] = Comparison(self.here, "t1", NOW + second, "there")
         try:
             *frames, footer = self.frames(comparison, clean)
             for frame in frames:
@@ -193,6 +195,55 @@ def test_a_row_that_was_read_again_since_is_not_taken_for_older() -> None:
     reread(pair.here, 1, ONE, 50)  # and was still the same then
     assert doubts(pair.compare() or ()) == {1}
     assert holds(pair.here, ONE)
+
+
+def equal_beat(pair: Pair, origin: str = "there") -> None:
+    """A heartbeat of that sibling says that its copy is equal."""
+    members = ["here", "there", "b"]
+    assert pair.here.heard(origin, state(pair.there, members), members) == []
+
+
+def test_what_was_read_here_and_told_to_nobody_stands_against_a_clock_that_is_ahead() -> None:
+    pair = Pair()
+    load_all(pair.there, ONE, second=30)  # by its clock
+    load_all(pair.here, second=10)  # and gone since
+    pair.here.read_untold(NOW + 12)
+    assert doubts(pair.compare() or []) == {1}
+    assert holds(pair.here)
+
+
+def test_whoever_was_equal_since_knew_what_was_read_here() -> None:
+    pair = Pair()
+    load_all(pair.here, second=10)
+    pair.here.read_untold(NOW + 12)
+    equal_beat(pair)
+    pair.send(create(ONE, 30), here=False)
+    assert pair.compare() == []
+    assert pair.equal
+    pair.here.read_untold(NOW + 50)  # once more
+    pair.send(update(TWO, 60, stamp(1, 30)), here=False)
+    assert doubts(pair.compare() or []) == {1}
+
+
+@pytest.mark.parametrize("phase", [Phase.COLD, Phase.LOADING])
+def test_a_copy_that_was_equal_and_dropped_is_another(phase: Phase) -> None:
+    pair = Pair()
+    load_all(pair.here, second=10)
+    pair.here.read_untold(NOW + 12)
+    equal_beat(pair)
+    members = ["here", "there", "b"]
+    pair.here.heard("there", state(pair.there, members, phase=phase), members)
+    pair.send(create(ONE, 30), here=False)
+    assert doubts(pair.compare() or []) == {1}
+
+
+def test_what_is_later_than_any_clock_can_have_made_it_is_newer() -> None:
+    pair = Pair()
+    load_all(pair.here, second=10)
+    pair.here.read_untold(NOW + 12)
+    pair.send(create(ONE, 12 + MAX_DRIFT), create(Row(2), 13 + MAX_DRIFT), here=False)
+    assert doubts(pair.compare() or []) == {1}
+    assert holds(pair.here, Row(2))
 
 
 def test_an_older_version_of_the_same_row_is_never_taken_over() -> None:
