@@ -6,8 +6,8 @@ failure, is decided here. There is one loop, so a repository never does two of t
 1. cold: fill it, from a sibling, from the source when it is this node's turn, or as `bootstrap` says (`filling`);
 2. a caller asks: load everything and publish the differences;
 3. something is missing: compare with a clean sibling; if there is none, load everything when it is this node's turn;
-4. a sibling's copy differs: compare with it;
-5. `ttl` is over, or a sibling has vanished, and it is this node's turn: load everything and publish the differences;
+4. `ttl` is over, or a sibling has vanished, and it is this node's turn: load everything and publish the differences;
+5. a sibling's copy differs: compare with it;
 6. some keys are in doubt: read those again, those that a sibling may settle a moment later;
 7. otherwise wait.
 """
@@ -228,12 +228,12 @@ class Upkeep(Generic[K, V]):
             return self._reload
         if self._may_compare:
             return self._compare_all
+        if may_try and due == 0:
+            return self._reload
         if self.repairs.differing:
             return self._compare_one
         if not may_try:
             return None
-        if due == 0:
-            return self._reload
         if self._doubts.due == 0:
             return self._reread_doubts
         if self.health.failure is not None and self._can_try_source:

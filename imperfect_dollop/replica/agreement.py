@@ -82,9 +82,13 @@ class Agreement:
         if beats < patience:
             self._differs[origin] = beats
             return False
-        self._patience[origin] = 2 * patience
         self._differs.clear()
         return True
+
+    def looked(self, origin: str) -> None:
+        """Its copy was compared with this one, to the end. If it goes on differing, that is looked into more rarely."""
+        if origin in self._apart:
+            self._patience[origin] = 2 * self._patience.get(origin, SETTLE_BEATS)
 
     def left(self, origin: str) -> None:
         """That member is gone, or has no copy any more."""

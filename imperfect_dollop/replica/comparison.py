@@ -71,6 +71,7 @@ class Comparison(Generic[K, V]):
         footer, header, replica = self._frames.footer, self._frames.header, self._replica
         if footer is None or header is None or replica.cold or replica.window.overrun(self._load):
             return None
+        replica.agreement.looked(self._donor)
         # What was in doubt there may have been sent before it was settled.
         believed = footer.clean and replica.clock.observe(self._latest, now)
         effects: list[Effect] = []

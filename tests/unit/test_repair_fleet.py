@@ -339,6 +339,27 @@ async def test_what_a_sender_that_has_left_is_asked_no_more() -> None:
         assert (counts.comparisons, counts.mended) == (1, 1)
 
 
+@pytest.mark.parametrize("how", ["refused", "unheard"])
+@clockwork
+async def test_while_no_copy_is_given_a_difference_is_asked_about_and_the_rest_goes_on(
+    how: str,
+) -> None:
+    broker, source = Tap(), SchoolSource(*students(20))
+    async with fleet(broker, [source] * 2, ttl=20.0) as (one, two):
+        table = replica_of(two).table
+        table.put(7, vary(source.rows[7]), table.stamp(7))
+        give = Seat._why_not
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Seat, "_why_not", lambda seat, take: "not now")
+            if how == "unheard":
+                patch.setattr(Seat, "asked", lambda seat, take: None)
+            counts = Counts([one, two])
+            await asyncio.sleep(101)
+            assert counts.full_loads >= 4
+        assert Seat._why_not is give
+        await until(lambda: equal([one, two], source), exchange.TRANSFER_TIMEOUT + 4 * HEARTBEAT)
+
+
 # -- nobody has all of it --------------------------------------------------------------------------
 
 

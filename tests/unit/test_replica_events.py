@@ -14,6 +14,7 @@ from imperfect_dollop.replica import buffer as buffer_module
 from imperfect_dollop.replica import holding as holding_module
 from imperfect_dollop.replica import progress as progress_module
 from imperfect_dollop.replica import table as table_module
+from imperfect_dollop.replica.agreement import SETTLE_BEATS
 from imperfect_dollop.replica.effects import Cleared, Effect, Reread, Resync
 from imperfect_dollop.replica.holding import TOMBSTONE_SECONDS
 from imperfect_dollop.replica.messages import Event, Events, Kind, Phase, decode, encode
@@ -594,13 +595,29 @@ def test_a_digest_says_nothing_while_the_other_is_not_in_step(phase: Phase, clea
         assert replica.heard("b", beat, ["a", "b"]) == []
 
 
-def test_a_difference_that_no_load_mends_is_asked_about_ever_more_rarely() -> None:
+def looks(*, ended: bool) -> list[int]:
+    """The heartbeats at which a difference is looked into that stays, where that comes to its end or not."""
     replica, sibling = holding(), make("b")
     beat = state(sibling)
-    asked = [second for second in range(200) if compares(replica.heard("b", beat, ["a", "b"]))]
+    asked = []
+    for second in range(200):
+        if compares(replica.heard("b", beat, ["a", "b"])):
+            asked.append(second)
+            if ended:
+                replica.agreement.looked("b")
+    return asked
+
+
+def test_a_difference_that_no_comparison_mends_is_looked_into_ever_more_rarely() -> None:
+    asked = looks(ended=True)
     pauses = [after - before for before, after in itertools.pairwise(asked)]
     assert 3 <= len(asked) <= 7
     assert pauses == sorted(set(pauses))
+
+
+def test_a_comparison_that_came_to_nothing_is_made_as_soon_as_the_first() -> None:
+    asked = looks(ended=False)
+    assert {after - before for before, after in itertools.pairwise(asked)} == {SETTLE_BEATS}
 
 
 def test_progress_is_the_same_for_all_that_have_taken_in_the_same() -> None:
