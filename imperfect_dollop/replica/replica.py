@@ -444,7 +444,8 @@ class Replica(Generic[K, V]):
                 if event.kind is not Kind.CLEAR:
                     effect = self._rules.apply(event, events.fingerprint, now)
                     effects += () if effect is None else (effect,)
-                elif event.stamp.time < self.confirmed:
+                # Unless that was when this clock was wrong: it says nothing of what others did since.
+                elif event.stamp.time < self.confirmed <= at(now + MAX_DRIFT):
                     self.counts.duplicates += 1  # sent again: everything was loaded since
                 else:
                     self.clock.observe(event.stamp.time, now)

@@ -802,3 +802,11 @@ def test_what_was_sent_with_an_order_to_drop_everything_that_is_too_late_is_take
     load_all(replica, ONE, second=10)
     assert replica.receive(batch(clear, create(Row(2), 15)), NOW + 20) == []
     assert holds(replica, ONE, Row(2))
+
+
+def test_everything_is_dropped_though_it_was_loaded_by_a_clock_that_was_ahead() -> None:
+    replica = make()
+    load_all(replica, ONE, second=3_600)  # and the clock has been put right since
+    clear = Event(Kind.CLEAR, b"", None, stamp(0, 15), ABSENT)
+    assert give(replica, clear, second=20) == [Cleared()]
+    assert replica.cold
