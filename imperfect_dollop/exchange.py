@@ -148,7 +148,7 @@ class Joining(Inquiry):
             joiner.take(frame)
             return ()
 
-        if not await self._ask(link, take, buckets=joiner.begin(self.address)):
+        if not await self._ask(link, take, buckets=joiner.begin(self.address, self.donor)):
             return None
         with anyio.move_on_after(CATCH_UP_SECONDS):
             while joiner.footer is not None and not joiner.arrived:

@@ -66,7 +66,7 @@ class Agreement:
         self._differs.pop(origin, None)
         self._apart.discard(origin)
         self._equal[origin] = now
-        self._met.add(origin)
+        self.meet(origin)
 
     def unknown(self, origin: str) -> None:
         """Its copy cannot be compared now."""
@@ -96,6 +96,10 @@ class Agreement:
             known.pop(origin, None)
         for some in (self._apart, self._doubtful, self._met):
             some.discard(origin)
+
+    def meet(self, origin: str) -> None:
+        """Its copy is equal to this one, which may have been made of it."""
+        self._met.add(origin)
 
     def met(self, origin: str) -> bool:
         """Whether its copy was equal to this one at some time since this one has what nobody was told of.

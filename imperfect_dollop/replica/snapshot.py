@@ -112,6 +112,7 @@ class Joiner(Generic[K, V]):
         self._vectors: dict[int, dict[str, int]] = {}  # by bucket that is here: what it contains
         self._partial: list[K] = []  # keys of a bucket that is not complete
         self._partial_vector: dict[str, int] | None = None  # that of its first chunk
+        self._donor = ""
         self._frames = Frames("", replica.rows.fingerprint)
         self._confirmed: int | None = None
         self._written = replica.written
@@ -120,8 +121,9 @@ class Joiner(Generic[K, V]):
         self._played: set[K] = set()  # keys that came with events only
         self.rows: int = 0
 
-    def begin(self, address: str) -> list[int]:
+    def begin(self, address: str, donor: str = "") -> list[int]:
         """Another donor will send to `address`; returns the buckets to ask it for."""
+        self._donor = donor
         for key in self._partial:  # the next donor may no longer have them
             self._replica.table.forget(key)
         self._partial, self._partial_vector = [], None
@@ -179,6 +181,7 @@ class Joiner(Generic[K, V]):
         if not footer.clean:
             effects.append(replica.gap("the donor does not vouch for its copy"))
         replica.read_untold(now)
+        replica.agreement.meet(self._donor)
         return effects + replica.go_warm()
 
     def _back_to(self, now: float) -> None:

@@ -26,7 +26,7 @@ from imperfect_dollop.replica.messages import (
     encode,
 )
 from imperfect_dollop.replica.replica import Replica
-from imperfect_dollop.replica.snapshot import Donor
+from imperfect_dollop.replica.snapshot import Donor, Joiner
 from imperfect_dollop.replica.stamp import MAX_DRIFT, Stamp
 from imperfect_dollop.replica.table import BUCKETS
 
@@ -223,6 +223,21 @@ def test_whoever_was_equal_since_knew_what_was_read_here() -> None:
     pair.here.read_untold(NOW + 50)  # once more
     pair.send(update(TWO, 60, stamp(1, 30)), here=False)
     assert doubts(pair.compare() or []) == {1}
+
+
+@pytest.mark.parametrize("donor", ["there", "another"])
+def test_whoever_this_copy_is_from_knew_what_was_read(donor: str) -> None:
+    pair = Pair()
+    load_all(pair.there, Row(2), second=10)
+    pair.here.go_cold()
+    joiner = Joiner(pair.here)
+    wanted = Take("here", donor, "rows", ROWS.fingerprint, "t1", joiner.begin("t1", donor))
+    for frame in filter(None, Donor(pair.there, wanted, lambda: True).frames()):
+        joiner.take(frame)
+    assert joiner.finish(NOW + 12) == []
+    pair.send(create(ONE, 30), here=False)
+    assert doubts(pair.compare() or []) == (set() if donor == "there" else {1})
+    assert pair.equal is (donor == "there")
 
 
 @pytest.mark.parametrize("phase", [Phase.COLD, Phase.LOADING])
