@@ -130,40 +130,41 @@ class Filling(Generic[K, V]):
     async def _try_places(self) -> DollopError | None:
         """Go through `bootstrap` until the replica is warm; the last failure if it is not."""
         failure: DollopError | None = None
+        tried: set[str] = set()
         for place in self._bootstrap:
             if place == "sibling":
-                if await self._from_sibling(clean=True):
+                if await self._from_sibling(clean=True, tried=tried):
                     return None
                 continue
             try:
                 if callable(place):
                     await self._from_function(place)
-                elif not await self._sibling_instead():
+                elif not await self._sibling_instead(tried):
                     await self._from_source()
             except DollopError as error:
                 failure = error
             else:
                 return None
         # The source is away. A copy that nobody vouches for is what its readers get as well.
-        if await self._from_sibling(clean=False):
+        if await self._from_sibling(clean=False, tried=set()):
             return None
         return failure or NotReadyError(f"{self._reader.name}: no sibling has a copy to give")
 
-    async def _sibling_instead(self) -> bool:
+    async def _sibling_instead(self, tried: set[str]) -> bool:
         """Wait for this node's turn to load; True if a sibling has given its copy meanwhile."""
         if self._siblings is None:
             return False
         for _ in range(MAX_DETOURS):
             if await self._siblings.turn(self._health.failures):
                 return False
-            if await self._from_sibling(clean=True):
+            if await self._from_sibling(clean=True, tried=tried):
                 return True
         return False
 
-    async def _from_sibling(self, *, clean: bool) -> bool:
+    async def _from_sibling(self, *, clean: bool, tried: set[str]) -> bool:
         if self._siblings is None:
             return False
-        effects = await self._siblings.snapshot(clean=clean)
+        effects = await self._siblings.snapshot(clean=clean, tried=tried)
         if effects is None:
             return False
         self.filled_by = "a sibling"

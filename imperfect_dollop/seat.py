@@ -46,6 +46,9 @@ MOST_NUMBERED: Final = 16
 """Batches of numbered events that may wait for a broker that is slow, before this node gives no snapshots: twice what
 is on its way to the broker at a time."""
 
+MAX_TRIED: Final = 3
+"""Siblings that have come to nothing, each after up to five seconds of silence, before a newcomer asks the source."""
+
 BUSY_PAUSE: Final = 0.05
 LONGEST_BUSY_PAUSE: Final = 1.0
 BUSY_SECONDS: Final = 30.0
@@ -280,10 +283,12 @@ class Seat:
         """The hybrid time up to which every live node was heard."""
         return self.membership.members.horizon(self.replica.clock.time)
 
-    async def snapshot(self, *, clean: bool) -> list[Effect] | None:
+    async def snapshot(self, *, clean: bool, tried: set[str]) -> list[Effect] | None:
         """Ask the freshest sibling for its copy, then the next one; ``None`` if none has one.
 
-        A node that has just begun to listen gives the others `offer_wait` seconds to be heard.
+        Not those that were `tried` before, to which others are added that had none; nor, for a `clean` copy, more than
+        `MAX_TRIED`: then it is this node that is not heard, and there is the source. A node that has just begun to
+        listen gives the others `offer_wait` seconds to be heard.
         """
         membership, fingerprint = self.membership, self.replica.rows.fingerprint
         with anyio.move_on_after(ROUND_TRIP_SECONDS):
@@ -293,11 +298,12 @@ class Seat:
         joining = Joining(
             self.replica, self.name, label=self.session.label, stats=self.session.stats
         )
-        tried: set[str] = set()
         settled = looked_again = False
         backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)
         patient_until = time.monotonic() + BUSY_SECONDS
         while membership.link is not None and membership.listening:
+            if clean and len(tried) >= MAX_TRIED:
+                return None
             donor = membership.members.donor(self.name, fingerprint, clean=clean, without=tried)
             if donor is not None and not settled:
                 settled = True

@@ -29,8 +29,11 @@ class Siblings(Protocol):
         """Ask an origin for events that have not come."""
         ...
 
-    async def snapshot(self, *, clean: bool) -> list[Effect] | None:
-        """Fill the cold replica from a sibling's copy; ``None`` if no copy was to be had."""
+    async def snapshot(self, *, clean: bool, tried: set[str]) -> list[Effect] | None:
+        """Fill the cold replica from a sibling's copy; ``None`` if no copy was to be had.
+
+        Not from those that were `tried` before, to which others are added that had none.
+        """
         ...
 
     async def compare(self, origin: str | None) -> list[Effect] | None:

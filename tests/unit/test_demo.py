@@ -74,7 +74,7 @@ async def test_nothing_need_be_written() -> None:
 
 
 async def test_nodes_that_all_ask_the_database_are_counted(monkeypatch: Patch) -> None:
-    async def no_copy(self: Seat, *, clean: bool) -> None:
+    async def no_copy(self: Seat, *, clean: bool, tried: set[str]) -> None:
         return None
 
     async def my_turn(self: Seat, failures: int) -> bool:

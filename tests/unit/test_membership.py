@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -679,6 +679,23 @@ async def test_a_broker_that_hangs_does_not_keep_a_joiner_from_the_source() -> N
         assert two.content == source.rows
         assert two.repository.stats.full_loads == 1
         await two.node.__aexit__(None, None, None)
+
+
+@clockwork
+async def test_donors_that_are_silent_do_not_keep_a_joiner_from_the_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Seat, "asked", lambda seat, take: None)  # as if the question was not let in
+    broker, source = Post(), SchoolSource(*students(3))
+    silent, newcomer = [node(broker, source) for _ in range(5)], node(broker, source)
+    async with AsyncExitStack() as fleet:
+        for each in silent:
+            await fleet.enter_async_context(each.node)
+        await heard(silent[0])
+        before = now()
+        await fleet.enter_async_context(newcomer.node)
+        assert newcomer.content == source.rows
+        assert now() - before < 20  # three of them, five seconds each
 
 
 # -- what an adversary found ----------------------------------------------------------------------
