@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .ablations import ABLATIONS, without
+from .missed import first_seed
 from .plan import Plan, make
 from .runs import planned, seeds
 from .shrink import minimal, story
@@ -88,6 +89,12 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--list", action="store_true", help="the safeguards that can be switched off"
     )
+    parser.add_argument(
+        "--missed",
+        nargs="*",
+        metavar="NAME",
+        help="look for the first seed that shows that a safeguard is missed, of these or of all",
+    )
     parser.add_argument("--stop-after", type=int, default=10, metavar="N", help="seeds that fail")
     parser.add_argument("--replay", metavar="SEED[:STEPS]", help="tell the story of one run")
     parser.add_argument("--beats", action="store_true", help="stories with heartbeats")
@@ -126,6 +133,13 @@ def main(words: list[str] | None = None) -> int:
     if arguments.list:
         for ablation in ABLATIONS.values():
             _print(f"{ablation.name:<26} {ablation.means}")
+        return 0
+    if arguments.missed is not None:
+        for name in arguments.missed or ABLATIONS:
+            seed = None if ABLATIONS[name].covered else first_seed(name)
+            _print(
+                f"{name} {seed}" if seed else f"# {name}: {ABLATIONS[name].covered or 'not found'}"
+            )
         return 0
     if arguments.replay:
         try:

@@ -24,6 +24,7 @@ from imperfect_dollop.replica import (
     comparison,
     disputes,
     holding,
+    loads,
     members,
     progress,
     replica,
@@ -33,7 +34,7 @@ from imperfect_dollop.replica import (
     table,
     window,
 )
-from imperfect_dollop.replica.messages import FOR_ALL, Kind
+from imperfect_dollop.replica.messages import FOR_ALL
 
 __all__ = ["ABLATIONS", "without"]
 
@@ -56,23 +57,27 @@ class Swap:
 class Ablation(msgspec.Struct, frozen=True):
     """A safeguard that is off.
 
-    `means`: what is no longer done. `covered`: by what else no promise is broken all the same, where that is so.
+    `means`: what is no longer done. `along`: what else has to be off as well, since it makes up for it. `covered`: why
+    no promise is broken in any of these runs all the same.
     """
 
     name: str
     means: str
     patch: Patch
+    along: tuple[str, ...] = ()
     covered: str = ""
 
 
 ABLATIONS: Final[dict[str, Ablation]] = {}
 
 
-def ablation(name: str, means: str, *, covered: str = "") -> Callable[[Patch], Patch]:
+def ablation(
+    name: str, means: str, *, along: tuple[str, ...] = (), covered: str = ""
+) -> Callable[[Patch], Patch]:
     """Register a patch."""
 
     def register(patch: Patch) -> Patch:
-        ABLATIONS[name] = Ablation(name, means, patch, covered)
+        ABLATIONS[name] = Ablation(name, means, patch, along, covered)
         return patch
 
     return register
@@ -174,19 +179,12 @@ def _base_begins(swap: Swap) -> None:
 
 @ablation(
     "backwards",
-    "an update to an older version passes as a clean successor",
-    covered="a version that goes down on the right base comes from a source that was set back to it",
+    "an update to an older version passes as a clean successor, an older version of a sibling as newer",
+    along=("untold",),
 )
 def _backwards(swap: Swap) -> None:
-    def make(held: Any) -> Any:
-        def apply(self: Any, event: Any, *rest: Any) -> Any:
-            if event.kind is Kind.UPDATE:
-                event = msgspec.structs.replace(event, kind=Kind.FOUND)
-            return held(self, event, *rest)
-
-        return apply
-
-    swap(rules.Rules, "apply", make)
+    for module in (rules, loads):
+        swap(module, "backwards", lambda held: lambda *states: False)
 
 
 @ablation("load-window", "a load's word counts even if an event has spoken about the key meanwhile")
@@ -198,7 +196,6 @@ def _load_window(swap: Swap) -> None:
 @ablation(
     "doubtful",
     "keys on which a complete load was not believed are not read again",
-    covered="whatever touches a key during a load is applied or in doubt itself",
 )
 def _doubtful(swap: Swap) -> None:
     def make(held: Any) -> Any:
@@ -316,7 +313,6 @@ def _rewind(swap: Swap) -> None:
 @ablation(
     "buffer",
     "events that come while the replica is cold are dropped",
-    covered="what was dropped is missing in the numbers, which the next heartbeat tells",
 )
 def _buffer(swap: Swap) -> None:
     def make(held: Any) -> Any:
@@ -331,7 +327,7 @@ def _buffer(swap: Swap) -> None:
 @ablation(
     "echo",
     "a newcomer does not wait for its own echo before it takes a copy",
-    covered="a link delivers from the moment of connecting, by contract; without that, numbers tell what was missed",
+    covered="a link delivers from the moment of connecting, by contract; that of somebody else may not",
 )
 def _echo(swap: Swap) -> None:
     def make(held: Any) -> Any:
@@ -360,7 +356,7 @@ class _Anything:
 @ablation(
     "snapshot-digest",
     "a copy is believed whatever it adds up to",
-    covered="events are waited for up to the donor's vector, so a copy adds up",
+    covered="events are waited for up to the donor's vector, so a copy adds up; it would show a fault of ours",
 )
 def _snapshot_digest(swap: Swap) -> None:
     def make(held: Any) -> Any:
@@ -383,7 +379,6 @@ def _snapshot_digest(swap: Swap) -> None:
 @ablation(
     "snapshot-vector",
     "events that a copy contains already are played over it",
-    covered="an event that is contained already has a stamp that is held, or a base that is not, which costs a re-read",
 )
 def _snapshot_vector(swap: Swap) -> None:
     swap(snapshot.Joiner, "_covered", lambda held: lambda self, key, origin, number: False)
@@ -392,7 +387,6 @@ def _snapshot_vector(swap: Swap) -> None:
 @ablation(
     "catch-up",
     "a copy is taken over before the events that its donor had seen are there",
-    covered="the copy does not add up then, and is made again",
 )
 def _catch_up(swap: Swap) -> None:
     swap(snapshot.Joiner, "arrived", lambda held: property(lambda self: self.footer is not None))
@@ -471,7 +465,6 @@ def _settle_fails(swap: Swap) -> None:
 @ablation(
     "write-lock",
     "two writes of a key on one node are under way at once",
-    covered="the second write finds another base than it began with, and settles",
 )
 def _write_lock(swap: Swap) -> None:
     swap(writing.Writer, "_in_turn", lambda held: lambda self, key: contextlib.nullcontext())
@@ -568,6 +561,7 @@ def _untold(swap: Swap) -> None:
 @ablation(
     "contained",
     "what a comparison's donor has seen, and has not come here, counts as older than what came meanwhile",
+    along=("digest",),
 )
 def _contained(swap: Swap) -> None:
     def make(held: Any) -> Any:

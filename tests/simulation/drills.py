@@ -176,6 +176,32 @@ def one_writer(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
     }
 
 
+def read_before(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
+    """A read of a row has begun before it is changed behind everybody's back, and ends when all is being read again."""
+    who, key = m.chance.choice(names), m.key(keys)
+    m.add(BEGINS - 0.1, "source-slow", lasts=3.0, amount=50.0)
+    m.add(BEGINS, "invalidate", who=who, key=key)
+    changed = BEGINS + m.within(0.02, 0.5)
+    m.add(changed, "sql", key=key, how=m.chance.choice(("update", "delete")))
+    m.add(changed + m.within(0.005, 0.1), "refresh", who=who)
+    return {"seconds": BEGINS + m.within(1.0, 2.0), "late": (), "source_latency": 0.005}
+
+
+def found_apart(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
+    """A newcomer that hears nobody reads what SQL has changed, and then meets a sibling whose clock is ahead."""
+    newcomer = names[1]
+    m.add(BEGINS, "sql", key=m.key(keys), how=m.chance.choice(("update", "delete")))
+    m.add(BEGINS + 0.3, "cut", who=newcomer, how="drops", lasts=m.within(2.0, 5.0))
+    m.add(BEGINS + 0.5, "start", who=newcomer)
+    return {
+        "seconds": BEGINS + m.within(6.0, 8.0),
+        "late": (newcomer,),
+        "nodes": 2,
+        "skews": (m.within(5.0, 50.0), 0.0),
+        "versioned": True,
+    }
+
+
 DRILLS: Final[tuple[Drill, ...]] = (
     apart,
     passer_by,
@@ -187,4 +213,6 @@ DRILLS: Final[tuple[Drill, ...]] = (
     cleared_while_asked,
     long_under_way,
     one_writer,
+    read_before,
+    found_apart,
 )

@@ -117,13 +117,18 @@ class Judge:
         self.look(process)
 
     def read_again(self, process: Process, latest: dict[int, int]) -> None:
-        """A node has read these keys again, at the earliest when they were in these states."""
+        """A node has read these keys again, at the earliest when they were in these states.
+
+        Those of which somebody has said something meanwhile are in doubt, and owed until they were read once more.
+        """
         session = process.session
         if session is None or not session.replica.whole:
             return
-        for key, place in latest.items():
+        for key, place in list(latest.items()):
             if session.upkeep.in_doubt(key):
-                continue  # read once more: somebody has said something of it meanwhile
+                process.owed[key] = max(process.owed.get(key, place), place)
+                continue
+            process.owed.pop(key, None)
             process.walked[key] = max(process.walked[key], place)
             process.shown.pop(key, None)
         self.look(process)

@@ -95,6 +95,7 @@ class Process:
         self.walked: dict[int, int] = {}
         self.wrote: dict[int, int] = {}
         self.shown: dict[int, Any] = {}
+        self.owed: dict[int, int] = {}  # states that a refresh has promised, of keys in doubt
         self.calls: dict[asyncio.Task[None], str] = {}
 
     @property
@@ -514,6 +515,10 @@ class World:
     def _disagreement(self) -> str | None:
         """What keeps the nodes from agreeing with each other."""
         why = self._unready()
+        for process in self.processes.values():
+            self.judge.read_again(process, process.owed)
+            if process.owed:
+                why = f"{process.host.name} does not read again what was in doubt after a refresh"
         if why is None and self.plan.preload:
             roots = {
                 (process.repository.entity, process.session.replica.table.root)
