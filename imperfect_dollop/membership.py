@@ -54,7 +54,7 @@ ADVICE: Final = {
     " again",
     "signed": "others in this namespace have a secret and this node has none; give all nodes the same",
 }
-"""What to say once of messages that are rejected for a reason."""
+"""What to say of messages that are rejected for a reason."""
 
 
 class Membership:
@@ -340,12 +340,18 @@ class Membership:
         return 1
 
     def _rejected(self, error: ProtocolError) -> None:
+        self.rejections[error.reason] = count = self.rejections[error.reason] + 1
         advice = ADVICE.get(error.reason)
-        if advice is not None and not self.rejections[error.reason]:
-            logger.warning("%s: rejected a message: %s: %s", self.name, error, advice)
-        else:
-            logger.info("%s: rejected a message: %s", self.name, error)
-        self.rejections[error.reason] += 1
+        level = logging.INFO if advice is None else logging.WARNING
+        logger.log(
+            # The first, the tenth, the hundredth: whoever floods the broker does not flood the log.
+            level if str(count).rstrip("0") == "1" else logging.DEBUG,
+            "%s: rejected a message: %s%s%s",
+            self.name,
+            error,
+            f" ({count} for that reason)" if count > 1 else "",
+            "" if advice is None else f": {advice}",
+        )
 
     def _heard(self, beat: Heartbeat) -> None:
         if beat.origin == self.origin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import secrets
 import socket
@@ -121,11 +122,14 @@ class Node:
             if not is_name(text):
                 raise ConfigurationError(f"{what} must be 1 to {MAX_NAME} characters, not {text!r}")
         numbers = (heartbeat, offer_wait, shutdown_timeout, outbox)
-        if not all(isinstance(number, (int, float)) and number >= 0 for number in numbers) or not (
-            heartbeat and outbox
+        if (
+            not all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
+            or not 0 < heartbeat < math.inf
+            or not isinstance(outbox, int)
+            or not outbox
         ):
             raise ConfigurationError(
-                "heartbeat and outbox must be numbers above 0, the waits not below"
+                "heartbeat must be a number of seconds above 0, outbox a whole number above 0, the waits not below 0"
             )
         if isinstance(broker, str):
             check_url(broker)

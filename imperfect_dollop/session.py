@@ -79,6 +79,9 @@ def _positive(value: object) -> bool:
     return isinstance(value, (int, float)) and value > 0
 
 
+ANSWERING: Final = (State.READY, State.DEGRADED)
+"""States in which there is something to answer with."""
+
 OVER: Final = {
     "source": "the source answers again",
     "broker": "the broker is back",
@@ -319,15 +322,17 @@ class Session(Generic[K, V]):
         state = self.state
         if state is State.LOADING and "source" in causes:
             state = State.COLD  # one more attempt is no news
-        if state in (State.LOADING, State.CLOSED):
+        if state is State.CLOSED:
             causes = {}
+        if state is State.LOADING:
+            causes = {"events": "everything was dropped"} if self._said[0] in ANSWERING else {}
         said = (state, frozenset(causes))
         before, self._said = self._said, said
         if said == before:
             return
         words = [f"{kind}: {cause}" for kind, cause in causes.items()]
-        if state in (State.READY, State.DEGRADED):
-            if before[0] not in (State.READY, State.DEGRADED):
+        if state in ANSWERING:
+            if before[0] not in ANSWERING:
                 filled = f"filled by {self.filling.filled_by}" if self.options.preload else "opened"
                 words.insert(0, filled)
             elif state is State.READY:

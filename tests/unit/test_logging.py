@@ -159,7 +159,7 @@ async def test_what_was_missed_is_said_to_be_made_up_for_by_one_that_its_source_
         await eventually(lambda: one.repository.state == "ready")
     said = [message.partition(": ")[2] for _, message in told(caplog)]
     assert said == [
-        "Student is loading",
+        "Student is loading: events: everything was dropped",
         "Student is ready: filled by the source",
         "Student is closed",
     ]
