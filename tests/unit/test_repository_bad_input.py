@@ -445,7 +445,9 @@ async def enter(build: Callable[[], Awaitable[Node] | Node]) -> None:
         (lambda: Node("memory://", startup="later"), "startup='later' is none of background, wait"),  # type: ignore[arg-type]
         (lambda: Node("memory://", namespace=""), "namespace must be 1 to 256 characters"),
         (lambda: Node("memory://", heartbeat=0), "heartbeat"),
+        (lambda: Node("memory://", heartbeat=float("inf")), "heartbeat"),
         (lambda: Node("memory://", outbox=0), "outbox"),
+        (lambda: Node("memory://", outbox=1.5), "outbox a whole number"),  # type: ignore[arg-type]
         (lambda: Node("memory://", offer_wait=-1), "the waits not below"),
         (lambda: Node("memory://", shutdown_timeout=-1), "the waits not below"),
         (lambda: Node("carrier-pigeon://loft"), "carrier-pigeon.* known are memory://"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import itertools
+import logging
 import time as wall
 from typing import Any
 
@@ -312,6 +313,18 @@ async def test_a_secret_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> No
     for text in said:
         assert "horse" not in text
         assert "staple" not in text
+
+
+async def test_what_is_rejected_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with Node("memory://", secret="correct horse battery") as node:
+        assert node._membership is not None
+        for _ in range(1_234):
+            node._membership._rejected(ProtocolError("a lie", reason="forged"))
+    said = [record.message for record in caplog.records if "rejected" in record.message]
+    assert ["give all nodes the same" in text for text in said] == [True] * 4
+    for text, count in zip(said[1:], (10, 100, 1_000), strict=True):
+        assert f"a lie ({count} for that reason)" in text
 
 
 def test_its_cost() -> None:
