@@ -123,16 +123,19 @@ def behind_a_clear(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
 
 
 def cleared_while_asked(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
-    """A donor hears that everything is to be dropped when it has agreed to give, and the newcomer had not come yet."""
-    other, donor, newcomer = names[0], names[1], names[-1]
-    for name in names[2:-1]:
-        m.add(BEGINS - 1.0, "leave", who=name)
-    m.add(BEGINS - 0.5, "slow", who=donor, lasts=2.0, amount=100.0)
+    """A donor drops everything when it has agreed to give, and before it has said so to the newcomer."""
+    donor, newcomer = names[:2]
+    m.add(BEGINS - 0.1, "slow", who=donor, lasts=2.0, amount=30.0)
     m.add(BEGINS - 0.01, "source-away", lasts=2.0)
-    m.add(BEGINS, "clear", who=other)
-    m.add(BEGINS + m.within(0.0, 0.05), "start", who=newcomer)
-    late = (newcomer,)
-    return {"seconds": BEGINS + m.within(2.5, 4.0), "late": late, "broker": "fanout"}
+    m.add(BEGINS, "start", who=newcomer)
+    m.add(BEGINS + m.within(0.45, 0.75), "clear", who=donor)
+    return {
+        "seconds": BEGINS + m.within(2.5, 4.0),
+        "late": (newcomer,),
+        "nodes": 2,
+        "skews": (0.0, 0.0),
+        "broker_latency": 0.005,
+    }
 
 
 def long_under_way(m: Maker, names: list[str], keys: int) -> dict[str, Any]:

@@ -132,7 +132,7 @@ FLAVOURS: Final[dict[str, int]] = {
     "demand": 8,
     "graves": 4,
     "mixed": 16,
-    "drills": 16,
+    "drills": 24,
 }
 """What a plan is mainly about, and how often."""
 
