@@ -561,7 +561,7 @@ def _untold(swap: Swap) -> None:
 @ablation(
     "contained",
     "what a comparison's donor has seen, and has not come here, counts as older than what came meanwhile",
-    along=("digest",),
+    covered="whoever sent it sends it again, and those who have heard of both are in doubt, read and tell",
 )
 def _contained(swap: Swap) -> None:
     def make(held: Any) -> Any:

@@ -332,6 +332,9 @@ def simulated(seed: int) -> Iterator[SimLoop]:
         yield loop
     finally:
         loop.end()
+        # What anyio knows of a task refers to it, so tasks of killed processes would be kept for ever.
+        for task in [task for task in backend._task_states if task.get_loop() is loop]:
+            del backend._task_states[task]
         time.time, time.monotonic, random.random, secrets.token_hex, backend.CancelScope = saved  # type: ignore[misc]
         if collecting:
             gc.enable()
