@@ -14,10 +14,9 @@ class Repairs:
 
     def __init__(self) -> None:
         self.missing: str | None = None  # why everything has to be compared
-        self.differing: dict[str, str] = {}  # siblings to compare with, and why
-        self.wanted: int = (
-            0  # hybrid time: a complete load, by whichever node, is to begin after it
-        )
+        self.differing: dict[str, None] = {}  # siblings to compare with, in that order
+        # Hybrid time: a complete load, by whichever node, is to begin after it.
+        self.wanted: int = 0
         self.since: float = 0.0  # monotonic, when a load was wanted first, or something missing
         self.source_only: bool = False  # siblings' copies do not tell what is missing
         self._under_way: str | None = None  # what was missing when the attempt began

@@ -122,7 +122,7 @@ class Upkeep(Generic[K, V]):
                 if self._siblings is not None:
                     self._siblings.ask(effect)
             elif isinstance(effect, Compare):
-                self.repairs.differing[effect.origin] = effect.reason
+                self.repairs.differing[effect.origin] = None
                 self._wake.set()
             elif isinstance(effect, Resync):
                 self.resync(effect.reason)
@@ -403,10 +403,8 @@ class Upkeep(Generic[K, V]):
                 if counts:
                     self._doubts.discard(key)
                     self.on_reread(key)
-                elif self.in_doubt(
-                    key
-                ):  # events have overtaken the load, and not settled it: once more
-                    self.doubt([key])
+                elif self.in_doubt(key):
+                    self.doubt([key])  # events have overtaken the load, and not settled it
                 if event is not None and self._siblings is not None:
                     self._siblings.publish(event)
         except DollopError as error:

@@ -33,7 +33,6 @@ class Compare(msgspec.Struct, frozen=True):
     """A sibling's copy differs, and nothing is missing in either: find out in which rows, and read those again."""
 
     origin: str
-    reason: str
 
 
 class Resync(msgspec.Struct, frozen=True):
@@ -43,7 +42,7 @@ class Resync(msgspec.Struct, frozen=True):
 
 
 class Cleared(msgspec.Struct, frozen=True):
-    """A node has told all to drop what they hold; the replica is empty and cold now."""
+    """A node has told all to drop what they hold; the replica is empty now, and cold if it is to hold every row."""
 
 
 Effect: TypeAlias = Reread | Settled | Resend | Compare | Resync | Cleared

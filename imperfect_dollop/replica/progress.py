@@ -178,9 +178,9 @@ class Progress:
                 again.append((hole.first, hole.last))
         return again, False
 
-    def give_up(self, origin: str) -> bool:
-        """Wait no longer for what is missing of this origin; whether anything was."""
-        return self._holes.pop(origin, None) is not None
+    def give_up(self, origin: str) -> None:
+        """Wait no longer for what is missing of this origin."""
+        self._holes.pop(origin, None)
 
     @property
     def _full(self) -> bool:

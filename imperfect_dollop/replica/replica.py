@@ -402,7 +402,7 @@ class Replica(Generic[K, V]):
         elif peer.digest == self.table.root:
             self.agreement.same(origin, moment)
         elif timely and self.agreement.differs(origin):
-            effects.append(Compare(origin, f"digest differs from {origin}'s"))
+            effects.append(Compare(origin))
         return effects
 
     def left(self, origin: str) -> None:
