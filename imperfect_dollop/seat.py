@@ -294,6 +294,8 @@ class Seat:
         with anyio.move_on_after(ROUND_TRIP_SECONDS):
             while membership.up and not membership.listening:
                 await membership.news(ROUND_TRIP_SECONDS)
+        if membership.link is None:
+            return None  # what waits goes on being merged, and given up when it is too much
         self._number_all()  # a copy has to contain what was written here before everything was dropped
         joining = Joining(
             self.replica, self.name, label=self.session.label, stats=self.session.stats

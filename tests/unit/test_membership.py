@@ -511,6 +511,20 @@ async def test_what_was_merged_meanwhile_does_not_count_as_handed_over() -> None
             assert seat.handed_over == seat.queued
 
 
+@clockwork
+async def test_the_outbox_bounds_what_waits_also_where_everything_is_dropped_meanwhile() -> None:
+    broker, source = Post(), SchoolSource()
+    one = node(broker, source, outbox=10)
+    async with one.node:
+        await heard(one)
+        with broker.outage():
+            for key in range(1, 31):
+                await write(one, key)
+                await one.repository.clear()
+                assert await one.repository.get(key) is not None
+            assert seat_of(one).unsent <= 10
+
+
 @pytest.mark.parametrize("conduct", ["refuse", "hang", None])
 @clockwork
 async def test_a_node_that_is_left_says_what_was_never_sent_and_leaves_in_time(
