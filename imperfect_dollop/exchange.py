@@ -144,11 +144,7 @@ class Joining(Inquiry):
     async def _take(self, link: Link) -> list[Effect] | None:
         joiner = self._joiner
 
-        def take(frame: bytes) -> Iterable[None]:
-            joiner.take(frame)
-            return ()
-
-        if not await self._ask(link, take, buckets=joiner.begin(self.address, self.donor)):
+        if not await self._ask(link, joiner.take, buckets=joiner.begin(self.address, self.donor)):
             return None
         with anyio.move_on_after(CATCH_UP_SECONDS):
             while joiner.footer is not None and not joiner.arrived:
@@ -189,14 +185,8 @@ class Comparing(Inquiry):
         """Compare with `donor`, a member of this `name`; ``None`` if nothing came of it."""
         self._begin(donor, name, address)
         comparison: Comparison[Any, Any] = Comparison(self._replica, address, time.time(), donor)
-
-        def take(frame: bytes) -> Iterable[None]:
-            first = not comparison.opened
-            comparison.take(frame)
-            return comparison.index() if first else ()
-
         try:
-            if not await self._ask(link, take, digests=comparison.digests):
+            if not await self._ask(link, comparison.take, digests=comparison.digests):
                 return None
             if self._clean and not (comparison.footer is not None and comparison.footer.clean):
                 self._came_to_nothing("it is not vouched for")

@@ -10,7 +10,7 @@ Like a load, a comparison is overtaken by events: what they bring while it is un
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 from ..errors import ProtocolError
@@ -43,28 +43,26 @@ class Comparison(Generic[K, V]):
         self._other: list[tuple[K, V | None, Stamp, bool]] = []  # differ; whether they can be newer
         self._absent: list[K] = []  # of which nothing is known there
         self._latest = 0  # the latest time in any of it
-        self.opened: bool = False
         self.digests: bytes = replica.table.digests()
 
-    def take(self, payload: bytes) -> None:
-        """One frame. Raises `ProtocolError` for what is no frame of this answer, or comes out of order."""
+    def take(self, payload: bytes) -> Iterable[None]:
+        """One frame, and what is to be run through before the next one, for it takes long: a step at a time.
+
+        Raises `ProtocolError` for what is no frame of this answer, or comes out of order.
+        """
         frame = self._frames.take(payload, missing=len(self._expected))
         if isinstance(frame, Header):
             self._open(frame)
-        elif isinstance(frame, Chunk):
+            # Sorts the keys that are held into its buckets. Keys that come later are events, and those stand.
+            return self._replica.table.sort(self._here)
+        if isinstance(frame, Chunk):
             self._compare(frame)
+        return ()
 
     @property
     def footer(self) -> Footer | None:
         """The last frame, when it is here."""
         return self._frames.footer
-
-    def index(self) -> Iterator[None]:
-        """To be run through after the header: sorts the keys that are held into its buckets, some at a time.
-
-        Keys that come later are events, and those stand.
-        """
-        return self._replica.table.sort(self._here)
 
     def finish(self, now: float) -> list[Effect] | None:
         """Take over what is newer there, put in doubt what merely differs; ``None`` if too much has happened since."""
@@ -97,7 +95,6 @@ class Comparison(Generic[K, V]):
         ):
             raise ProtocolError("buckets that cannot be")
         self._here = {bucket: {} for bucket in header.buckets}
-        self.opened = True
 
     def _compare(self, chunk: Chunk) -> None:
         asked = set(chunk.buckets)

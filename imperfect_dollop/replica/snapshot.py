@@ -9,7 +9,7 @@ joiner believes a snapshot only if its digest, after playing events up to the do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from ..errors import InvalidEntityError, ProtocolError
@@ -131,13 +131,17 @@ class Joiner(Generic[K, V]):
         self._replica.begin_snapshot()
         return [bucket for bucket in range(BUCKETS) if bucket not in self._vectors]
 
-    def take(self, payload: bytes) -> None:
-        """One frame. Raises `ProtocolError` for what is no frame of this transfer, or comes out of order."""
+    def take(self, payload: bytes) -> Iterable[None]:
+        """One frame, after which nothing is left to be done; as `Comparison.take`.
+
+        Raises `ProtocolError` for what is no frame of this transfer, or comes out of order.
+        """
         frame = self._frames.take(payload, missing=BUCKETS - len(self._vectors))
         if isinstance(frame, Header):
             self._open(frame)
         elif isinstance(frame, Chunk):
             self._rows(frame)
+        return ()
 
     @property
     def footer(self) -> Footer | None:

@@ -109,10 +109,7 @@ class Pair:
 
 
 def take(comparison: Comparison[int, Row], frame: bytes) -> None:
-    opened = comparison.opened
-    comparison.take(frame)
-    for _ in () if opened else comparison.index():
-        pass
+    list(comparison.take(frame))
 
 
 # -- what is right ---------------------------------------------------------------------------------

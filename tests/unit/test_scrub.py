@@ -262,8 +262,7 @@ def test_a_comparison_asks_the_source_about_a_mutated_row() -> None:
     comparison = Comparison(one, "t", NOW + 5)
     asked = Take("one", "other", "rows", ROWS.fingerprint, "t", list(range(BUCKETS)))
     for frame in lying(take(Donor(other, asked, lambda: True))):
-        comparison.take(frame)
-        list(comparison.index())
+        list(comparison.take(frame))
     effects = comparison.finish(NOW + 6)
     comparison.close()
     assert effects is not None
@@ -279,8 +278,7 @@ def test_a_mutated_row_is_no_difference_to_a_sibling_that_has_it_as_it_was() -> 
     comparison = Comparison(one, "t", NOW + 5)
     asked = Take("one", "other", "rows", ROWS.fingerprint, "t", list(range(BUCKETS)))
     for frame in take(Donor(other, asked, lambda: True)):
-        comparison.take(frame)
-        list(comparison.index())
+        list(comparison.take(frame))
     assert comparison.finish(NOW + 6) == []
     comparison.close()
     assert make("z").receive(batch(), NOW) == []

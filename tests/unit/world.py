@@ -319,10 +319,7 @@ class World:
         if frame is None:
             return True
         if frame:
-            opened = comparison.opened
-            comparison.take(frame)
-            for _ in () if opened else comparison.index():
-                pass
+            list(comparison.take(frame))
             return True
         footer = comparison.footer
         believed = footer is not None and (footer.clean or not comparing.missing)
