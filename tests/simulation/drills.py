@@ -149,9 +149,8 @@ def long_under_way(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
         m.add(begins + 0.5, "create", who=first, key=key)
         m.add(begins + m.within(0.7, 3.0), "delete", who=second, key=key)
     m.add(begins + 1.0, "source-away", who=first, lasts=lasts + 60.0)
-    m.add(
-        begins + 3.5, "source-away", lasts=lasts + 60.0
-    )  # or it would soon be loaded what is true
+    # Or it would soon be loaded what is true.
+    m.add(begins + 3.5, "source-away", lasts=lasts + 60.0)
     return {"seconds": begins + lasts + m.within(10.0, 40.0), "late": (), "heartbeat": 25.0}
 
 

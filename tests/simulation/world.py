@@ -61,10 +61,6 @@ is no donor."""
 LAG: Final = 30.0
 """Heartbeats that a link may only look alive while messages of others arrive."""
 
-READS_AGAIN: Final = True
-"""Whether `refresh` and `invalidate` promise to show nothing older than what the source had when they were called. They
-do not yet, where a row is written at the same time."""
-
 PASSING: Final = frozenset({"lossy", "twice", "hostile", "sql", "save", "restore", "jump"})
 """Faults that break no link, no node and no call: when they are over, nothing has to be noticed but what was missed."""
 
@@ -332,14 +328,12 @@ class World:
     async def refresh(self, process: Process, step: Step) -> None:
         latest = self._latest()
         await process.repository.refresh()
-        if READS_AGAIN:
-            self.judge.read_again(process, latest)
+        self.judge.read_again(process, latest)
 
     async def invalidate(self, process: Process, step: Step) -> None:
         latest = self._latest()
         await process.repository.invalidate(step.key)
-        if READS_AGAIN:
-            self.judge.read_again(process, {step.key: latest[step.key]})
+        self.judge.read_again(process, {step.key: latest[step.key]})
 
     def _latest(self) -> dict[int, int]:
         """The state of each key as of now."""
@@ -420,9 +414,8 @@ class World:
 
     async def converge(self) -> float:
         """Phase two."""
-        await asyncio.sleep(
-            self.database.busy_until - self.loop.now
-        )  # commits of clients long gone
+        # Commits of clients long gone.
+        await asyncio.sleep(self.database.busy_until - self.loop.now)
         healed = self.loop.now
         await asyncio.sleep(CALM * self.plan.heartbeat)
         if self.excuses or self.database.unannounced:
@@ -438,10 +431,8 @@ class World:
 
     def _cheap(self) -> None:
         """What the run may have cost: nothing is repaired where nothing went wrong, and little where little did."""
-        undisturbed, every = (
-            self._undisturbed,
-            [one.repository.stats for one in self.processes.values()],
-        )
+        undisturbed = self._undisturbed
+        every = [one.repository.stats for one in self.processes.values()]
         if (undisturbed or self._hardly_disturbed) and self.database.full_loads > 1:
             raise BrokenPromiseError("L5", f"all was loaded {self.database.full_loads} times")
         # Whoever is in doubt does not vouch for its copy.
@@ -610,8 +601,8 @@ class World:
         return (
             plan.preload
             and plan.ttl is None
-            and plan.broker_latency
-            < 0.01  # or a node may not have been heard of in the time that is given it
+            # Or a node may not have been heard of in the time that is given it.
+            and plan.broker_latency < 0.01
             and len(plan.other_shape) in (0, plan.nodes)
             and all(step.what not in ("refresh", "clear") for step in plan.steps)
         )
