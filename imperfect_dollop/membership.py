@@ -79,7 +79,7 @@ class Membership:
         self.rejections: Counter[str] = Counter(dict.fromkeys(MESSAGE_REASONS, 0))
         self.members: Members = Members(origin, heartbeat, returning=LONGEST_PAUSE)
         self.listening: bool = False  # our own messages come back
-        self.listening_since: float = 0.0  # monotonic
+        self._listening_since = 0.0  # monotonic
         self.attempted: anyio.Event = anyio.Event()  # the first attempt to connect has ended
         self.closed: bool = False
         self.serving: bool = False  # the repositories have begun to load
@@ -94,7 +94,6 @@ class Membership:
         self._stop_serving: Callable[[], object] = lambda: None  # ends what is done on the link
         self._beats = 0
         self._first_beat = 1  # of this link
-        self._echo = 0  # the last of them that came back
         self._beat_due = 0.0
         self._beaten = 0.0  # monotonic, when the last heartbeat was made
         self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)
@@ -119,6 +118,11 @@ class Membership:
         return None if self.up else self.failure or "not connected yet"
 
     # -- for the seats ---------------------------------------------------------------------------
+
+    @property
+    def listened(self) -> float:
+        """Seconds for which everything that was sent has arrived here; 0 while nothing does."""
+        return time.monotonic() - self._listening_since if self.listening else 0.0
 
     def wake(self) -> None:
         """There is something to send."""
@@ -146,7 +150,7 @@ class Membership:
         target = self._beats + 1
         self.beat_now()
         with anyio.move_on_after(timeout):
-            while self._echo < target and self.up:
+            while self.members.echo < target and self.up:
                 await self._news.wait()
 
     async def publish(self, payload: bytes) -> None:
@@ -220,8 +224,8 @@ class Membership:
                     yield self._batch(seat, batch)
             if time.monotonic() >= self._beat_due:
                 # What has a number is what the heartbeat vouches for.
-                while numbered := [seat for seat in self._seats.values() if seat.numbered]:
-                    seat = numbered[0]
+                while packed := [seat for seat in self._seats.values() if seat.packed]:
+                    seat = packed[0]
                     if (batch := seat.next_batch()) is not None:
                         yield self._batch(seat, batch)
                 now = time.monotonic()
@@ -257,7 +261,9 @@ class Membership:
             time=max((seat.replica.clock.time for seat in self._seats.values()), default=0),
             leaving=self._leaving,
             repositories=[
-                seat.session.state_for([*alive, self.origin], seat.kept, numbered=seat.numbered_all)
+                seat.session.state_for(
+                    [*alive, self.origin], seat.kept, all_numbered=seat.all_numbered
+                )
                 for seat in self._seats.values()
             ],
         )
@@ -357,12 +363,11 @@ class Membership:
         if beat.origin == self.origin:
             if beat.number > self._beats:
                 return  # a stranger's
-            self._echo = max(self._echo, beat.number)
             self.members.echoed(beat.number)
             if beat.number >= self._first_beat:  # only now is it certain that the link works
                 self._backoff.succeeded()
             if not self.listening:
-                self.listening, self.listening_since = True, time.monotonic()
+                self.listening, self._listening_since = True, time.monotonic()
                 for own in self._seats.values():
                     own.session.upkeep.donor_appeared()
             self._pulse()
@@ -396,7 +401,7 @@ class Membership:
                         state.repository,
                     )
                 seat.session.heard(
-                    beat.origin, state, members, numbered=seat.numbered_all, timely=timely
+                    beat.origin, state, members, all_numbered=seat.all_numbered, timely=timely
                 )
                 if state.repository in new_copies:
                     seat.session.upkeep.donor_appeared()

@@ -39,7 +39,7 @@ SETTLE_SECONDS: Final = 0.02
 TURN_BEATS: Final = 3
 """Heartbeats for which nobody has begun to load, after which a node loads out of turn."""
 
-MAX_ANSWERS: Final = 1_000
+MAX_ANSWERING: Final = 1_000
 """Siblings that are answered at the same time when they ask for a snapshot, nearly all of them with a refusal."""
 
 MOST_NUMBERED: Final = 16
@@ -111,7 +111,7 @@ class Seat:
         self.membership.wake()
 
     @property
-    def numbered_all(self) -> bool:
+    def all_numbered(self) -> bool:
         """Whether all that was changed here has a number: if not, the copy is ahead of what numbers say of it."""
         return not self.outbox
 
@@ -121,13 +121,13 @@ class Seat:
         return self.ring.kept(self.replica.sequence)
 
     @property
-    def numbered(self) -> bool:
+    def packed(self) -> bool:
         """Whether events that have a number already wait to be handed over."""
         return self._under_way < len(self._batches)
 
     def next_batch(self) -> Events | None:
         """What to hand over next, if anything waits."""
-        if not self.numbered and not self._number():
+        if not self.packed and not self._number():
             return None
         self._under_way += 1
         return self._batches[self._under_way - 1][1]
@@ -168,7 +168,7 @@ class Seat:
 
     def asked(self, take: Take) -> None:
         """A sibling wants a snapshot."""
-        if self._answering >= MAX_ANSWERS:
+        if self._answering >= MAX_ANSWERING:
             return  # whoever asks that often is answered by its time-out
         self._answering += 1
         self._supervisor.spawn(self._answer, take, name=f"snapshot of {self.name}")
@@ -186,7 +186,7 @@ class Seat:
             for batch in self.ring.between(ask.first, ask.last)
             if batch.first not in self._resent
         ]
-        if batches and self._answering < MAX_ANSWERS:
+        if batches and self._answering < MAX_ANSWERING:
             self._resent.update(dict.fromkeys((batch.first for batch in batches), now))
             self._answering += 1
             self._supervisor.spawn(self._resend, batches, name=f"events of {self.name}")
@@ -320,7 +320,7 @@ class Seat:
                 else:
                     tried.add(donor)
                 continue
-            left = membership.listening_since + self._offer_wait - time.monotonic()
+            left = self._offer_wait - membership.listened
             if not clean or membership.members.loading(self.name, fingerprint):
                 return None
             if left > 0:
@@ -383,8 +383,7 @@ class Seat:
     def in_view(self) -> bool:
         """Whether this node has listened for so long that all must have said what they have, and all have."""
         membership = self.membership
-        listened = time.monotonic() - membership.listening_since if membership.listening else 0.0
-        return listened >= membership.heartbeat and membership.members.all_heard
+        return membership.listened >= membership.heartbeat and membership.members.all_heard
 
     def donor(self) -> bool:
         """Whether a sibling has a copy that it vouches for."""
@@ -397,9 +396,8 @@ class Seat:
         membership = self.membership
         if not membership.up:
             return 0.0
-        listened = time.monotonic() - membership.listening_since if membership.listening else 0.0
         if not membership.listening or (
-            listened < membership.heartbeat and not membership.members.all_heard
+            membership.listened < membership.heartbeat and not membership.members.all_heard
         ):
             return membership.heartbeat  # then all have said what they have
         ahead = membership.members.ahead(self.name, self.replica.rows.fingerprint, failures)

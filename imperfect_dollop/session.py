@@ -228,14 +228,14 @@ class Session(Generic[K, V]):
         peer: RepositoryState,
         members: Collection[str],
         *,
-        numbered: bool,
+        all_numbered: bool,
         timely: bool,
     ) -> None:
         """What a sibling's heartbeat says of this repository; `timely` if it has not come between two others.
 
-        `numbered`: whether all events of this node have a number.
+        `all_numbered`: whether all events of this node have a number.
         """
-        clean = self.upkeep.clean and numbered
+        clean = self.upkeep.clean and all_numbered
         moment = time.monotonic()
         self.upkeep.take(
             self.replica.heard(origin, peer, members, clean=clean, moment=moment, timely=timely)
@@ -270,11 +270,11 @@ class Session(Generic[K, V]):
         self.replica.agreement.look(time.monotonic(), sure=self.upkeep.clean and self._in_view)
 
     def state_for(
-        self, members: Collection[str], kept: int, *, numbered: bool = True
+        self, members: Collection[str], kept: int, *, all_numbered: bool = True
     ) -> RepositoryState:
         """What this node's heartbeat says of this repository; from event `kept` on it can send its events again.
 
-        `numbered`: whether all events of this node have a number.
+        `all_numbered`: whether all events of this node have a number.
         """
         replica, table = self.replica, self.replica.table
         progress = replica.progress.hash(members, replica.origin, replica.sequence)
@@ -285,7 +285,7 @@ class Session(Generic[K, V]):
             whole=replica.whole,
             clean=self.upkeep.clean,
             sequence=replica.sequence,
-            progress=progress if numbered else NOT_COMPARABLE,
+            progress=progress if all_numbered else NOT_COMPARABLE,
             digest=table.root,
             entities=len(table.live),
             confirmed=replica.confirmed,

@@ -68,9 +68,9 @@ class Members:
         self._returning = returning
         self._looked = float("inf")  # when `expire` was last called
         self._unanswered: deque[list[float]] = deque()  # own heartbeats: number, when sent
-        self._echoed = 0  # the last own heartbeat that has come back
         self._heard = 0.0  # when anything was last heard
         self._link = 0  # how many there were
+        self.echo: int = 0  # the last own heartbeat that has come back
         self.alive: dict[str, Member] = {}
 
     # -- whether this node is heard --------------------------------------------------------------
@@ -83,12 +83,12 @@ class Members:
 
     def beat(self, number: int, now: float) -> None:
         """The broker has taken an own heartbeat, which may have come back already."""
-        if number > self._echoed:
+        if number > self.echo:
             self._unanswered.append([number, now])
 
     def echoed(self, number: int) -> None:
         """An own heartbeat has come back, and with it all before it."""
-        self._echoed = max(self._echoed, number)
+        self.echo = max(self.echo, number)
         while self._unanswered and self._unanswered[0][0] <= number:
             self._unanswered.popleft()
 

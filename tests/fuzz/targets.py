@@ -368,7 +368,8 @@ class Running:
         membership = self.node._membership
         assert membership is not None
         # Until its last word is back, and the next is an hour away: then only what it is told changes anything.
-        while membership._beat_due < time.monotonic() + 60 or membership._echo < membership._beats:
+        members = membership.members
+        while membership._beat_due < time.monotonic() + 60 or members.echo < membership._beats:
             await asyncio.sleep(0.001)
 
     def close(self) -> None:

@@ -333,7 +333,7 @@ def _echo(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def connected(self: Any, link: Any) -> Any:
             pipeline = held(self, link)
-            self.listening, self.listening_since = True, time.monotonic()
+            self.listening, self._listening_since = True, time.monotonic()
             return pipeline
 
         return connected

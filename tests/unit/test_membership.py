@@ -173,9 +173,9 @@ async def test_answers_of_the_broker_that_come_out_of_order() -> None:
         assert third is not None
         assert seat.next_batch() is None
         seat.taken(second)
-        assert (seat.unsent, seat.handed_over, seat.numbered) == (4, 0, False)
+        assert (seat.unsent, seat.handed_over, seat.packed) == (4, 0, False)
         seat.rewind()
-        assert seat.numbered
+        assert seat.packed
         assert [seat.next_batch(), seat.next_batch(), seat.next_batch()] == [first, third, None]
         seat.taken(third)
         queue(one, 1)
@@ -184,7 +184,7 @@ async def test_answers_of_the_broker_that_come_out_of_order() -> None:
         assert fourth.first == 7
         seat.taken(first)
         seat.taken(fourth)
-        assert (seat.unsent, seat.handed_over, seat.numbered) == (0, 7, False)
+        assert (seat.unsent, seat.handed_over, seat.packed) == (0, 7, False)
         seat.rewind()
         assert seat.next_batch() is None
 
@@ -614,10 +614,10 @@ async def test_a_heartbeat_that_comes_late_takes_no_echo_back() -> None:
         await heard(one)
         await asyncio.sleep(5 * HEARTBEAT)
         membership = membership_of(one)
-        old = membership._echo
+        old = membership.members.echo
         assert old > 3
         membership._message(encode(broker.connections[0].beats[0]))
-        assert membership._echo == old
+        assert membership.members.echo == old
 
 
 # -- a broker that breaks its word ----------------------------------------------------------------
