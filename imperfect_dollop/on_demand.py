@@ -19,7 +19,6 @@ V = TypeVar("V")
 MAX_MISSES: Final = 100_000
 """Absent keys remembered: enough for any real set of them, and a bound for a scan over random keys."""
 
-
 SURPLUS: Final = 1_000
 """Ages of keys that events have removed since, kept until it pays to look for them."""
 

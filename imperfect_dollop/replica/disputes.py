@@ -35,7 +35,6 @@ MAX_ANSWERED: Final = 10_000
 """Keys of which it is remembered what their last re-read has answered. Of one that is forgotten a late event is in
 doubt, as it always was."""
 
-
 MAX_MERGED: Final = 4 * MAX_ANSWERS
 """Stamps of which it is remembered that what is held is later. With more, a late event is in doubt."""
 

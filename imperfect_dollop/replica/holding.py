@@ -1,7 +1,9 @@
 """What is held, key by key, and how sure that is: rows, when each was proven, and what stands against it.
 
-Whoever changes a key does it here, so that its row, its stamp, its proof and its dispute change together. Which state
-is the newer one is not known here: `rules` says so of events, `loads` of what was read, the replica of its own writes.
+Whoever changes a key does it here, so that its row, its stamp, its proof and its dispute change together. (A complete
+load, and a copy that is taken over, put rows into the table themselves: the one draws a stamp that is
+later than every proof, and while cold nothing is proven or disputed.) Which state is the newer one is not known here:
+`rules` says so of events, `loads` of what was read, the replica of its own writes.
 """
 
 from __future__ import annotations
@@ -59,9 +61,8 @@ class Holding(Generic[K, V]):
         self.confirmed: int = 0  # when the last complete load began
         # When a key was read again, and found the same.
         self._proven: OrderedDict[K, int] = OrderedDict()
-        self._proven_before = (
-            0  # of a key that is not remembered, assume that it was proven as late as that
-        )
+        # Of a key that is not remembered, assume that it was proven as late as that.
+        self._proven_before = 0
 
     # -- what is held ----------------------------------------------------------------------------
 

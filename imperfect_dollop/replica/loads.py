@@ -38,9 +38,9 @@ class Loads(Generic[K, V]):
         remembered: an older event built on that stamp is no clean successor of it any more, for the row may have become
         something else, or have come and gone, in between.
 
-        So does whatever events have contradicted: siblings are in the same doubt, so they are told in any case, and
-        all have the same stamp afterwards. What this read answers was known when it began, or it would not count. And
-        so does what a write of this node has made of the row that may have been done: nothing else tells of it.
+        Where events have contradicted what was held, siblings are in the same doubt: they are told in any case, and
+        all have the same stamp afterwards. What this read answers was known when it began, or it would not count. In
+        any case, too, they are told after a write of this node that may have been done: nothing else tells of it.
         """
         holding = self._holding
         disputes, table = holding.disputes, holding.table

@@ -69,9 +69,8 @@ class Donor(Generic[K, V]):
         if take.digests:
             buckets = replica.table.differing(take.digests)
         vector, fingerprint = replica.vector, replica.rows.fingerprint
-        self._vouched = (
-            self._clean()
-        )  # what is missing now is in no bucket that is the same here and there
+        # What is missing now is in no bucket that is the same here and there.
+        self._vouched = self._clean()
         yield encode(Header(take.address, fingerprint, vector, replica.confirmed, buckets))
         # Keys that come after this are events after the vector above, and reach the joiner as such.
         wanted: dict[int, dict[K, None]] = {bucket: {} for bucket in buckets}

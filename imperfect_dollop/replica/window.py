@@ -25,12 +25,10 @@ class Load:
     __slots__ = ("altered", "began", "doubtful", "mark", "overtaken")
 
     def __init__(self, mark: int, began: int) -> None:
-        self.doubtful: list[
-            Any
-        ] = []  # keys on which it is not believed, and differs from what is held
-        self.altered: list[
-            Any
-        ] = []  # keys whose objects had been changed in place, and were put right
+        # Keys on which it is not believed, and differs from what is held, or which are in doubt still.
+        self.doubtful: list[Any] = []
+        # Keys whose objects had been changed in place, and were put right.
+        self.altered: list[Any] = []
         self.overtaken: bool = False  # by a complete load
         self.mark: int = mark
         self.began: int = began
