@@ -200,9 +200,14 @@ class Session(Generic[K, V]):
             await self.filling.attempted()
 
     async def drain(self) -> None:
-        """Take no new work, and wait for the writes under way."""
+        """Take no new work, and wait for the writes under way.
+
+        Of those that may have been done, and were not looked at since, the siblings are told, who can.
+        """
         self.closed = True
         await self.writer.drained()
+        for event in self.replica.last_words(time.time()):
+            self.publish(event)
 
     def close(self) -> None:
         """Tell whoever still waits."""
@@ -247,7 +252,7 @@ class Session(Generic[K, V]):
         if vanished:
             # By the time that it is: where nothing happens, the replica's clock stands still.
             now = max(self.replica.clock.time, at(time.time()))
-            self.upkeep.want_load(now - at(self._settle))
+            self.upkeep.want_load(now - at(self._settle), self._settle)
 
     def lost(self, reason: str) -> None:
         """Messages may have been lost."""

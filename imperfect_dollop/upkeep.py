@@ -73,6 +73,9 @@ class Upkeep(Generic[K, V]):
         self._siblings = siblings
         self._can_reread = can_reread
         self._wake = asyncio.Event()
+        self._load_heard = (
+            0.0  # monotonic, when a complete load was last heard of, by whichever node
+        )
         self._doubts: Doubts[K] = Doubts()
         self._asked = Waiters()  # for a load of everything
         self.repairs: Repairs = Repairs()
@@ -163,11 +166,17 @@ class Upkeep(Generic[K, V]):
         self.on_change()
         self._wake.set()
 
-    def want_load(self, since: int) -> None:
-        """The source may have what no sibling knows of: one of all is to load everything, from a hybrid time on."""
+    def want_load(self, since: int, ago: float) -> None:
+        """The source may have what no sibling knows of: one of all is to load everything, from a hybrid time on.
+
+        That was `ago` seconds ago. A load that had been heard of by then began earlier, whatever its node's clock says.
+        """
         if not self.replica.whole:
             self.on_doubt_of_all()
-        elif not self.replica.cold and since > self.replica.confirmed:
+            return
+        if self._load_heard < time.monotonic() - ago:
+            since = max(since, self.replica.confirmed + 1)
+        if not self.replica.cold and since > self.replica.confirmed:
             self.repairs.want(since)
             self._wake.set()
 
@@ -426,7 +435,10 @@ class Upkeep(Generic[K, V]):
             some = keys[first : first + REREAD_BATCH]
             for key in some:
                 self.replica.unsettled(key)
-            await self.reread(some)
+            try:
+                await self.reread(some)
+            finally:  # failed, or cancelled: what may have been changed is still to be read
+                self.doubt([key for key in some if key in self.replica.disputes])
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
@@ -458,6 +470,7 @@ class Upkeep(Generic[K, V]):
         """A complete load, by whichever node, may have been heard of."""
         if not self.age.note(self.replica.confirmed):
             return
+        self._load_heard = time.monotonic()
         self.repairs.confirmed(self.replica.confirmed)
         self.health.loaded()
         if not self.replica.cold:

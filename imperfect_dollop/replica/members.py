@@ -30,21 +30,18 @@ MAX_MEMBERS: Final = 10_000
 class Member:
     """One other node: its last heartbeat, when that came (monotonic seconds), and over the how many-th link.
 
-    `counted`: when the last one came that counts as one of those that come at their time. Others come between.
+    `timely`: whether that is one of those that count, as they come at their time; `counted`: when the last of these
+    came.
     """
 
-    __slots__ = ("beat", "counted", "heard", "link")
+    __slots__ = ("beat", "counted", "heard", "link", "timely")
 
     def __init__(self, beat: Heartbeat, heard: float, link: int) -> None:
         self.beat: Heartbeat = beat
         self.heard: float = heard
         self.counted: float = heard
         self.link: int = link
-
-    @property
-    def timely(self) -> bool:
-        """Whether its last heartbeat is one of those that count."""
-        return self.counted == self.heard
+        self.timely: bool = True
 
     def state(self, repository: str) -> RepositoryState | None:
         """What it said about a repository, if it has one of that name."""
@@ -120,7 +117,8 @@ class Members:
             return True
         if beat.number > known.beat.number:
             known.beat, known.heard, known.link = beat, now, self._link
-            if now - known.counted >= self.heartbeat / 2:
+            known.timely = now - known.counted >= self.heartbeat / 2
+            if known.timely:
                 known.counted = now
         return False
 

@@ -150,8 +150,14 @@ class Replica(Generic[K, V]):
         return [self.holding.doubt(key)]
 
     def unsettled(self, key: K) -> None:
-        """What the source has is not known, whatever siblings say that they have found."""
+        """What the source has is not known, whatever siblings, or reads that have begun, say that they have found."""
+        self.window.touch(key)
         self.disputes.other(key, self.clock.time)
+
+    def last_words(self, now: float) -> list[Event]:
+        """That siblings are to read what writes of this node may have made of rows, and nobody has looked at since."""
+        unsure = [key for key in self.disputes.keys() if self.disputes.unsure(key)]  # noqa: SIM118
+        return [self.announce(Kind.REREAD, key, now) for key in unsure]
 
     def announce(self, kind: Kind, key: K | None, now: float, time: int | None = None) -> Event:
         """An event without content, of now or of a hybrid `time`.

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .ablations import ABLATIONS, without
 from .missed import first_seed
@@ -23,14 +23,23 @@ from .world import run
 
 __all__ = ["main"]
 
+FRESH: Final = 2_000
+"""Runs after which a worker is another process."""
+
 
 def _work(arguments: argparse.Namespace, say: Any) -> int:
-    """Run the seeds of one worker, and say one line of JSON for each that fails, and one at the end."""
+    """Run the seeds of one worker, and say one line of JSON for each that fails, and one at the end.
+
+    What anyio knows of a task refers to it, so those of killed processes are kept: after a while it is another process
+    that goes on, with empty memory. (To let go of them here would end them in the middle of another run.)
+    """
     failed = 0
+    last = arguments.seed + min(arguments.seeds, FRESH * arguments.every)
+    left = arguments.seed + arguments.seeds - last
     kinds: Counter[str] = Counter()
     longest = 0.0
     with without(*arguments.without):
-        for plan, verdict in seeds(arguments.seed, arguments.seeds, arguments.every):
+        for plan, verdict in seeds(arguments.seed, last - arguments.seed, arguments.every):
             kinds[plan.flavour] += 1
             longest = max(longest, verdict.healed)
             if verdict.promise is None:
@@ -40,7 +49,24 @@ def _work(arguments: argparse.Namespace, say: Any) -> int:
             if failed >= arguments.stop_after:
                 break
     say({"runs": kinds.total(), "kinds": dict(kinds), "longest": longest})
+    if left > 0 and failed < arguments.stop_after:
+        arguments.seed, arguments.seeds, arguments.stop_after = (
+            last,
+            left,
+            arguments.stop_after - failed,
+        )
+        os.execv(sys.executable, _worker(arguments, arguments.every))
     return failed
+
+
+def _worker(arguments: argparse.Namespace, every: int) -> list[str]:
+    """The command of a worker that takes every so-manieth seed."""
+    return [
+        *(sys.executable, "-m", "tests.simulation", "--worker"),
+        *(f"--seed={arguments.seed}", f"--seeds={arguments.seeds}", f"--every={every}"),
+        f"--stop-after={arguments.stop_after}",
+        *(f"--without={name}" for name in arguments.without),
+    ]
 
 
 def _shared(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -48,13 +74,9 @@ def _shared(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     workers = []
     for number in range(arguments.jobs):
-        count = arguments.seeds - number
-        command = [
-            *(sys.executable, "-m", "tests.simulation", "--worker"),
-            *(f"--seed={arguments.seed + number}", f"--seeds={count}", f"--every={arguments.jobs}"),
-            f"--stop-after={arguments.stop_after}",
-            *(f"--without={name}" for name in arguments.without),
-        ]
+        own = argparse.Namespace(**vars(arguments))
+        own.seed, own.seeds = arguments.seed + number, arguments.seeds - number
+        command = _worker(own, arguments.jobs)
         root = Path(__file__).parents[2]
         workers.append(
             subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=root, text=True)

@@ -16,6 +16,7 @@ import contextvars
 import gc
 import heapq
 import itertools
+import logging
 import random
 import secrets
 import sys
@@ -311,6 +312,23 @@ def _host_token(nbytes: int = 32) -> str:
 _seed = 0
 
 
+def _let_go(loop: SimLoop) -> None:
+    """Keep nothing of what was still under way: what anyio knows of a task refers to it, so it would stay for ever.
+
+    What is said when it goes, of futures that nobody looked at, is not for another run to hear.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    disabled = logging.root.manager.disable
+    logging.disable()
+    try:
+        for task in [task for task in backend._task_states if task.get_loop() is loop]:
+            del backend._task_states[task]
+        gc.collect(1)
+    finally:
+        logging.disable(disabled)
+        sys.unraisablehook = hook
+
+
 @contextmanager
 def simulated(seed: int) -> Iterator[SimLoop]:
     """A loop, and with it the time and the chance of all that runs on it."""
@@ -332,9 +350,7 @@ def simulated(seed: int) -> Iterator[SimLoop]:
         yield loop
     finally:
         loop.end()
-        # What anyio knows of a task refers to it, so tasks of killed processes would be kept for ever.
-        for task in [task for task in backend._task_states if task.get_loop() is loop]:
-            del backend._task_states[task]
+        _let_go(loop)
         time.time, time.monotonic, random.random, secrets.token_hex, backend.CancelScope = saved  # type: ignore[misc]
         if collecting:
             gc.enable()
