@@ -357,3 +357,7 @@ def test_only_heartbeats_that_come_at_their_time_count() -> None:
         if members.alive["b"].timely:
             counted.append(now)
     assert counted == [0.0, 0.5, 1.1, 2.0, 2.6]
+    members.heard(beat("b", 11), 3.6)
+    assert members.alive["b"].timely
+    members.heard(beat("b", 12), 3.6)  # at the same moment, as after a delay
+    assert not members.alive["b"].timely
