@@ -193,6 +193,8 @@ class Filling(Generic[K, V]):
         try:
             with source_read(self._stats, whole=True):
                 rows = await read()
+            if known:
+                replica.answered(load, time.time())
             for _ in replica.replace(load, rows, tell=False):
                 await anyio.lowlevel.checkpoint()
             if replica.window.overrun(load):

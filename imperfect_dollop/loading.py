@@ -74,6 +74,7 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
         try:
             with source_read(self._stats):
                 rows = await self._reader.load_many(keys)
+            self._replica.answered(load, time.time())
             for key in keys:
                 found[key] = rows.get(key)
                 counts, event = self._replica.loaded(load, key, found[key])

@@ -341,6 +341,7 @@ class Upkeep(Generic[K, V]):
         try:
             with source_read(self._stats, whole=True):
                 rows = await self._reader.load_all()
+            replica.answered(load, time.time())
             for found in replica.replace(load, rows, tell=siblings is not None):
                 if siblings is not None:
                     for event in found:
@@ -407,6 +408,7 @@ class Upkeep(Generic[K, V]):
         try:
             with source_read(self._stats), self._doubts.reading(keys):
                 found = await self._reader.load_many(keys)
+            replica.answered(load, time.time())
             for key in keys:
                 counts, event = replica.loaded(load, key, found.get(key))
                 if counts:

@@ -59,10 +59,11 @@ class Holding(Generic[K, V]):
         self.counts: Counts = Counts()
         self.disputes: Disputes[K] = Disputes()
         self.confirmed: int = 0  # when the last complete load began
-        # When a key was read again, and found the same.
-        self._proven: OrderedDict[K, int] = OrderedDict()
+        self._confirmed_until = 0  # and by when it had been answered
+        # When the read of a key began, and was answered, that has found the same.
+        self._proven: OrderedDict[K, tuple[int, int]] = OrderedDict()
         # Of a key that is not remembered, assume that it was proven as late as that.
-        self._proven_before = 0
+        self._proven_before = 0, 0
 
     # -- what is held ----------------------------------------------------------------------------
 
@@ -131,25 +132,43 @@ class Holding(Generic[K, V]):
         self.window.touch_all()
         self.disputes.clear()
         self._proven.clear()
-        self._proven_before = 0
+        self._proven_before = 0, 0
+        self.confirmed = self._confirmed_until = 0
 
     # -- since when ------------------------------------------------------------------------------
 
-    def prove(self, key: K, time: int) -> None:
-        """The source has what is held, read at a hybrid time."""
-        self._proven[key] = time
+    def prove(self, key: K, load: Load) -> None:
+        """The source has what is held: `load` has found it."""
+        self._proven[key] = load.began, load.answered
         self._proven.move_to_end(key)
         if len(self._proven) > MAX_PROVEN:
             _, oldest = self._proven.popitem(last=False)
-            self._proven_before = max(self._proven_before, oldest)
+            before = self._proven_before
+            self._proven_before = max(before[0], oldest[0]), max(before[1], oldest[1])
+
+    def still_absent(self, key: K, load: Load) -> None:
+        """The source has no such row, as was known: a tombstone of our own, which nobody else has built on."""
+        version = self.table.stamp(key).version
+        self.table.bury(key, Stamp(version, load.began, self.origin))
+
+    def prove_all(self, began: int, answered: int) -> None:
+        """A complete load, here or elsewhere, that began at a hybrid time, was answered at another."""
+        self.confirmed = max(self.confirmed, began)
+        self._confirmed_until = max(self._confirmed_until, answered)
 
     def proven(self, key: K) -> int:
-        """The latest hybrid time at which what is held was read again, and found the same; 0 for never."""
-        return max(self._proven.get(key, self._proven_before), self.confirmed)
+        """The latest hybrid time by which what is held had been read again, and was the same; 0 for never.
+
+        What was committed before that may have been, and be no more, when it was read.
+        """
+        return max(
+            self._proven.get(key, self._proven_before)[1], self.confirmed, self._confirmed_until
+        )
 
     def known_since(self, key: K) -> int:
         """The latest hybrid time at which the source was known to have what is held; 0 for never."""
-        return max(self.table.stamp(key).time, self.proven(key))
+        began, _ = self._proven.get(key, self._proven_before)
+        return max(self.table.stamp(key).time, began, self.confirmed)
 
     def remembered(self, now: float) -> int:
         """The hybrid time since when deleted keys are remembered for sure, whatever the clocks of their writers."""

@@ -33,10 +33,11 @@ class Loads(Generic[K, V]):
     def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
         """The source has (or has not) this row. False if events have overtaken the load.
 
-        The event says what was found, where that differs from what was held. What is still the same keeps
+        The event says what was found, where that differs from what was held. A row that is still the same keeps
         its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
-        remembered: an older event built on that stamp is no clean successor of it any more, for the row may have become
-        something else, or have come and gone, in between.
+        remembered: an older event built on that stamp is no clean successor of it any more. That a row is absent does
+        get a new stamp: one can come and go while it is read, and what says that it has come may be under way still,
+        with a time by another clock.
 
         Where events have contradicted what was held, siblings are in the same doubt: they are told in any case, and
         all have the same stamp afterwards. What this read answers was known when it began, or it would not count. In
@@ -60,9 +61,10 @@ class Loads(Generic[K, V]):
         if same:
             if entity is not None:
                 holding.restore(key, entity)
-            elif held is ABSENT and not holding.whole:  # a miss is remembered
-                table.bury(key, Stamp(0, load.began, holding.origin))
-            holding.prove(key, load.began)
+            else:
+                holding.still_absent(key, load)
+                return True, None
+            holding.prove(key, load)
             return True, None
         event = self._found(load, key, entity, held, answers)
         holding.hold(key, entity, event.stamp)
@@ -125,9 +127,15 @@ class Loads(Generic[K, V]):
                 yield found
                 found = []
         yield found
+        found = []
+        for count, key in enumerate([key for key in table.dead if key not in rows], 1):
+            if key in table.dead and untouched(key, load):
+                holding.still_absent(key, load)
+            if count % SLICE == 0:
+                yield found
         if not holding.window.overrun(load):
             holding.disputes.loaded(load.began)
-            holding.confirmed = max(holding.confirmed, load.began)
+            holding.prove_all(load.began, load.answered)
 
     def compare(
         self, load: Load, found: Iterable[tuple[K, V | None, Stamp | None]]

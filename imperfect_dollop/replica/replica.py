@@ -189,6 +189,10 @@ class Replica(Generic[K, V]):
         """Before the source is read. End with `end_load`, whatever comes of it."""
         return self.window.open(self.clock.tick(now))
 
+    def answered(self, load: Load, now: float) -> None:
+        """The source has answered: what it has read, it has read by now."""
+        load.answered = self.clock.tick(now)
+
     def end_load(self, load: Load) -> None:
         """The load's word no longer counts."""
         self.window.close(load)
@@ -262,7 +266,6 @@ class Replica(Generic[K, V]):
     def go_cold(self) -> None:
         """Hold nothing, and buffer events from now on."""
         self.holding.clear()
-        self.holding.confirmed = 0
         self.resets += 1
         self.agreement.clear()
         self.progress.clear()

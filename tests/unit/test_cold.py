@@ -253,5 +253,5 @@ def test_what_is_sent_again_meanwhile_takes_back_no_number() -> None:
     replica.heard("b", state(sibling), ["a", "b"])
     effects = fill(replica, *(Row(key) for key in range(1, 101)))
     assert effects == []
-    assert give(replica, create(Row(101), 20)) == []
+    assert give(replica, create(Row(101), 20), second=20) == []
     assert replica.progress.complete

@@ -69,12 +69,14 @@ class Pair:
         for key in range(100, 100 + rows):
             self.send(create(Row(key, 1, f"row {key}"), 1))
 
-    def send(self, *events: object, here: bool = True, there: bool = True) -> Events:
+    def send(
+        self, *events: object, here: bool = True, there: bool = True, second: float = 100.0
+    ) -> Events:
         message = batch(*events, first=self.number + 1)  # type: ignore[arg-type]
         self.number += len(events)
         for replica, hears in ((self.here, here), (self.there, there)):
             if hears:
-                replica.receive(message, NOW + 100)
+                replica.receive(message, NOW + second)
         return message
 
     def frames(
@@ -232,7 +234,7 @@ def test_whoever_this_copy_is_from_knew_what_was_read(donor: str) -> None:
     for frame in filter(None, Donor(pair.there, wanted, lambda: True).frames()):
         joiner.take(frame)
     assert joiner.finish(NOW + 12) == []
-    pair.send(create(ONE, 30), here=False)
+    pair.send(create(ONE, 30), here=False, second=30.0)
     assert doubts(pair.compare() or []) == (set() if donor == "there" else {1})
     assert pair.equal is (donor == "there")
 
@@ -567,7 +569,7 @@ def test_with_what_is_read_again_the_copies_are_equal(
         hold(pair.there, key, there)
     for key, second in proven.items():
         if key in pair.here.table.live:
-            pair.here.holding._proven[key] = time(second)
+            pair.here.holding._proven[key] = time(second), time(second)
     pair.here.holding.confirmed = time(confirmed) if confirmed else 0
     before = {
         key: (pair.here.table.live.get(key), pair.here.table.stamp(key), pair.here.known_since(key))

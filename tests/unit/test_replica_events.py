@@ -810,3 +810,34 @@ def test_everything_is_dropped_though_it_was_loaded_by_a_clock_that_was_ahead() 
     clear = Event(Kind.CLEAR, b"", None, stamp(0, 15), ABSENT)
     assert give(replica, clear, second=20) == [Cleared()]
     assert replica.cold
+
+
+def test_a_row_that_came_and_went_while_it_was_read_does_not_come_back() -> None:
+    replica = make()
+    load = replica.begin_load(NOW + 10)
+    replica.answered(load, NOW + 12)
+    assert replica.loaded(load, 1, None) == (True, None)
+    ahead = create(ONE, 14)  # told late, and its writer's clock is ahead
+    assert doubts(give(replica, ahead, second=13)) == {1}
+    assert holds(replica)
+
+
+def test_what_was_written_before_a_read_was_answered_is_no_clean_successor_of_what_it_found() -> (
+    None
+):
+    replica = make()
+    give(replica, create(ONE, 1))
+    load = replica.begin_load(NOW + 10)
+    replica.answered(load, NOW + 12)
+    assert replica.loaded(load, 1, ONE) == (True, None)
+    assert doubts(give(replica, update(Row(1, 2, "b"), 11, S1), second=13)) == {1}
+    assert holds(replica, ONE)
+    assert replica.known_since(1) == time(10)
+
+
+def test_a_new_row_that_was_under_way_for_long_may_be_gone() -> None:
+    replica = make()
+    load_all(replica, second=100)
+    late = create(ONE, 101)
+    assert doubts(give(replica, late, second=500)) == {1}
+    assert holds(replica)
