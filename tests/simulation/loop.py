@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar
 import anyio._backends._asyncio as backend
 import xxhash
 
-__all__ = ["HOST", "Host", "LivelockError", "SimLoop", "draw", "simulated"]
+__all__ = ["HOST", "Host", "LivelockError", "SimLoop", "draw", "simulated", "swept"]
 
 T = TypeVar("T")
 
@@ -273,20 +273,16 @@ class SimLoop(asyncio.BaseEventLoop):
     def end(self) -> None:
         """Nothing runs any more. What was still under way is closed, and whatever it does then has no effect."""
         self._over = True
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-        try:
-            for task in self._tasks:
-                if not task.done():
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    coroutine = task.get_coro()
-                    with contextlib.suppress(Exception, BaseExceptionGroup):
-                        coroutine.close()
-            for held in (self._tasks, self._queue, self._timers, self._kept, self._graves):
-                held.clear()
-            self._asyncgens.clear()  # type: ignore[attr-defined]
-            self.close()
-        finally:
-            sys.unraisablehook = hook
+        for task in self._tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                coroutine = task.get_coro()
+                with contextlib.suppress(Exception, BaseExceptionGroup):
+                    coroutine.close()
+        for held in (self._tasks, self._queue, self._timers, self._kept, self._graves):
+            held.clear()
+        self._asyncgens.clear()  # type: ignore[attr-defined]
+        self.close()
 
 
 _NOWHERE: Final = Context()
@@ -313,20 +309,28 @@ _seed = 0
 
 
 def _let_go(loop: SimLoop) -> None:
-    """Keep nothing of what was still under way: what anyio knows of a task refers to it, so it would stay for ever.
+    """What anyio knows of a task refers to it, so what was still under way would be kept for ever."""
+    for task in [task for task in backend._task_states if task.get_loop() is loop]:
+        del backend._task_states[task]
 
-    What is said when it goes, of futures that nobody looked at, is not for another run to hear.
-    """
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What coroutines say when they are ended in the middle is nothing that would happen to the product."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     disabled = logging.root.manager.disable
     logging.disable()
     try:
-        for task in [task for task in backend._task_states if task.get_loop() is loop]:
-            del backend._task_states[task]
-        gc.collect(1)
+        yield
     finally:
         logging.disable(disabled)
         sys.unraisablehook = hook
+
+
+def swept() -> None:
+    """Collect what a run has left, which no collection has seen yet."""
+    with _silence():
+        gc.collect(0)
 
 
 @contextmanager
@@ -349,7 +353,8 @@ def simulated(seed: int) -> Iterator[SimLoop]:
     try:
         yield loop
     finally:
-        loop.end()
+        with _silence():
+            loop.end()
         _let_go(loop)
         time.time, time.monotonic, random.random, secrets.token_hex, backend.CancelScope = saved  # type: ignore[misc]
         if collecting:

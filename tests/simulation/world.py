@@ -25,7 +25,7 @@ from imperfect_dollop.stats import State
 from .broker import Exchange, SimBroker
 from .hostile import STRANGER, forged
 from .judge import BrokenPromiseError, Judge
-from .loop import Host, LivelockError, SimLoop, draw, simulated
+from .loop import Host, LivelockError, SimLoop, draw, simulated, swept
 from .plan import Plan, Step
 from .source import BEFORE, FORMER, Database, Row, RowTwo, SimSource, Trouble
 from .story import Story
@@ -814,6 +814,13 @@ class _Errors(logging.Handler):
 
 def run(plan: Plan, *, told: bool = False) -> Verdict:
     """Run a plan; with `told` the verdict has a trace, one line for each event."""
+    try:
+        return _run(plan, told=told)
+    finally:
+        swept()
+
+
+def _run(plan: Plan, *, told: bool) -> Verdict:
     with simulated(plan.seed) as loop:
         story = Story(loop, told=told)
         logger = logging.getLogger("imperfect_dollop")
