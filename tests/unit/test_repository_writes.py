@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -220,7 +221,7 @@ def rival(repo: Repository[int, Student]) -> Callable[[Kind, Student | None], No
         held = replica.table.stamp(1)
         version = held.version if student is None else student.version
         content = None if student is None else replica.rows.encode(student)
-        written = Stamp(version, held.time + 1, "rival")
+        written = Stamp(version, replica.clock.tick(time.time()), "rival")
         event = Event(kind, replica.keys.encode(1), content, written, held)
         session.receive(
             Events("rival", repo.name, replica.rows.fingerprint, next(numbers), [event])
