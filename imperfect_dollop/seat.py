@@ -401,7 +401,8 @@ class Seat:
         ):
             return membership.heartbeat  # then all have said what they have
         ahead = membership.members.ahead(self.name, self.replica.rows.fingerprint, failures)
-        return 0.0 if not ahead else (TURN_BEATS + ahead - 1) * membership.heartbeat
+        # Half a beat off its own heartbeats, which may be what another one has waited for.
+        return 0.0 if not ahead else (TURN_BEATS + ahead - 0.5) * membership.heartbeat
 
     async def turn(self, failures: int) -> bool:
         """Wait for this node's turn to load; False as soon as a sibling has a copy."""
