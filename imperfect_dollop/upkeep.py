@@ -30,7 +30,7 @@ from .filling import Filling, Place
 from .health import Health
 from .repairs import Repairs
 from .replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
-from .replica.messages import Kind, Phase
+from .replica.messages import Phase
 from .replica.replica import Replica
 from .siblings import Siblings
 from .sourcing import Reader, source_read
@@ -108,8 +108,13 @@ class Upkeep(Generic[K, V]):
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is known to be wrong with what is held."""
-        return self.repairs.known is None and not self._doubts and self.replica.progress.complete
+        """Whether nothing is known to be wrong with what is held.
+
+        Not every key in doubt is in the queue: a writer who was overtaken reads its row itself.
+        """
+        replica = self.replica
+        in_doubt = bool(self._doubts or replica.disputes)
+        return self.repairs.known is None and not in_doubt and replica.progress.complete
 
     # -- notes for the loop ----------------------------------------------------------------------
 
@@ -360,7 +365,7 @@ class Upkeep(Generic[K, V]):
                 # What had been sent by then, and has not come, was committed before, so the load contains it.
                 self.take(replica.contains(load, seen))
                 if siblings is not None:
-                    siblings.publish(replica.announce(Kind.CONFIRM, None, time.time(), load.began))
+                    siblings.publish(replica.confirmation(load))
             error = None
             repairs.made_up()
             self._stats.repairs += missing is not None and not overrun
