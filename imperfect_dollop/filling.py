@@ -200,7 +200,7 @@ class Filling(Generic[K, V]):
             if replica.window.overrun(load):
                 raise NotReadyError(f"{self._reader.name}: was cleared while it was loaded")
             replica.read_untold(time.time())
-            effects = replica.replay(time.time())
+            effects = replica.replay()
             if not any(isinstance(effect, Cleared) for effect in effects):
                 effects += replica.go_warm()
             self._take([*effects, Reread(tuple(load.doubtful))])

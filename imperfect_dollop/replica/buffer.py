@@ -33,17 +33,17 @@ def size(events: Events) -> int:
 
 
 class Buffer:
-    """`lost` is set when something was not kept, or did not arrive."""
+    """Batches, each with when it came; `lost` is set when something was not kept, or did not arrive."""
 
     __slots__ = ("_size", "events", "lost", "tail")
 
     def __init__(self) -> None:
         self._size = 0
-        self.events: list[Events] = []
+        self.events: list[tuple[float, Events]] = []
         self.lost: bool = False
         self.tail: dict[str, int] = {}  # the number of the last event that came, by origin
 
-    def add(self, events: Events) -> None:
+    def add(self, events: Events, now: float) -> None:
         """Keep a batch, if there is room."""
         last = events.first + len(events.events) - 1
         self.tail[events.origin] = max(last, self.tail.get(events.origin, 0))  # some come again
@@ -54,7 +54,7 @@ class Buffer:
         if self._size > MAX_BUFFERED:
             self.lost = True
         else:
-            self.events.append(events)
+            self.events.append((now, events))
 
 
 def split(events: Events, until: Mapping[str, int] | None) -> tuple[Events | None, Events | None]:

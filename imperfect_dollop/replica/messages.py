@@ -99,7 +99,7 @@ class Kind(IntEnum):
     CLEAR = 7
     """Drop everything and load anew."""
     CONFIRM = 8
-    """A complete load that began at the stamp's time has ended; its differences came before this."""
+    """A complete load was answered at the stamp's time, and began at the base's; its differences came before this."""
 
 
 FOR_ALL: Final = (Kind.CLEAR, Kind.CONFIRM)

@@ -159,14 +159,16 @@ class Replica(Generic[K, V]):
         unsure = [key for key in self.disputes.keys() if self.disputes.unsure(key)]  # noqa: SIM118
         return [self.announce(Kind.REREAD, key, now) for key in unsure]
 
-    def announce(self, kind: Kind, key: K | None, now: float, time: int | None = None) -> Event:
-        """An event without content, of now or of a hybrid `time`.
-
-        For `Kind.REREAD`, `Kind.FORGET`, `Kind.CLEAR` and `Kind.CONFIRM`.
-        """
-        stamp = Stamp(0, self.clock.tick(now) if time is None else time, self.origin)
+    def announce(self, kind: Kind, key: K | None, now: float) -> Event:
+        """An event without content: `Kind.REREAD`, `Kind.FORGET` or `Kind.CLEAR`."""
+        stamp = Stamp(0, self.clock.tick(now), self.origin)
         key_bytes = b"" if key is None else self.keys.encode(key)
         return Event(kind, key_bytes, None, stamp, ABSENT)
+
+    def confirmation(self, load: Load) -> Event:
+        """That a complete load has ended, and what it has found differently was told."""
+        began, answered = (Stamp(0, time, self.origin) for time in (load.began, load.answered))
+        return Event(Kind.CONFIRM, b"", None, answered, began)
 
     def pack(self, repository: str, events: list[Event]) -> Events:
         """Number events for sending."""
@@ -296,12 +298,11 @@ class Replica(Generic[K, V]):
 
     def replay(
         self,
-        now: float,
         *,
         until: Mapping[str, int] | None = None,
         covered: Callable[[bytes, str, int], bool] = _nothing_covered,
     ) -> list[Effect]:
-        """Play back what was buffered: of each origin no further than `until`, where that is given.
+        """Play back what was buffered, as of when it came: of each origin no further than `until`, where that is given.
 
         `covered(key, origin, number)` says which events the rows contain already.
         """
@@ -310,14 +311,14 @@ class Replica(Generic[K, V]):
         if buffer is None:
             return effects
         buffered, buffer.events = buffer.events, []
-        for events in buffered:
+        for came, events in buffered:
             before, after = split(events, until)
             if before is not None:
-                effects += self._take(before, now, covered)
+                effects += self._take(before, came, covered)
                 if any(isinstance(effect, Cleared) for effect in effects):
                     break
             if after is not None:
-                buffer.events.append(after)
+                buffer.events.append((came, after))
         return effects
 
     def go_warm(self) -> list[Effect]:
@@ -340,7 +341,7 @@ class Replica(Generic[K, V]):
         # Whatever came before the first that we see of an origin came before we listened.
         if events.origin not in self.progress.vector:
             self._saw(events.origin, events.first - 1)
-        self._buffer.add(events)
+        self._buffer.add(events, now)
         return []
 
     def lost(self, reason: str) -> list[Effect]:

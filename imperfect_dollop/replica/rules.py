@@ -65,8 +65,9 @@ class Rules(Generic[K, V]):
         counts, disputes, table = holding.counts, holding.disputes, holding.table
         same_shape = fingerprint == holding.rows.fingerprint
         if event.kind is Kind.CONFIRM:
-            if same_shape and holding.clock.observe(event.stamp.time, now):
-                holding.prove_all(event.stamp.time, max(holding.clock.time, at(now)))
+            began, answered = event.base.time, event.stamp.time
+            if same_shape and began <= answered and holding.clock.observe(answered, now):
+                holding.prove_all(began, answered)
             return None
         try:
             key = holding.keys.decode(event.key)

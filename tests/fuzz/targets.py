@@ -128,7 +128,7 @@ EVENTS: Final = [
     event(Kind.FOUND, 3, Row(3, 2)),
     event(Kind.REREAD, 4, None),
     event(Kind.FORGET, 4, None),
-    Event(Kind.CONFIRM, b"", None, STAMP, ABSENT),
+    Event(Kind.CONFIRM, b"", None, STAMP, STAMP),
     Event(Kind.CLEAR, b"", None, STAMP, ABSENT),
 ]
 
@@ -276,7 +276,7 @@ def rules(data: bytes) -> None:
     hear(cold, data)
     for _ in cold.replace(load, {1: Row(1)}):
         pass
-    cold.replay(NOW)
+    cold.replay()
     cold.go_warm()
     check(cold)
 

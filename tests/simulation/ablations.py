@@ -323,7 +323,7 @@ def _rewind(swap: Swap) -> None:
 )
 def _buffer(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        def add(self: Any, events: Any) -> None:
+        def add(self: Any, events: Any, now: float) -> None:
             self.tail[events.origin] = events.first + len(events.events) - 1
 
         return add

@@ -76,6 +76,11 @@ def delete(key: int, version: int, second: float, base: Stamp, origin: str = "b"
     return event(Kind.DELETE, key, None, stamp(version, second, origin), base)
 
 
+def confirm(began: float, answered: float, origin: str = "b") -> Event:
+    """That a complete load began and was answered at these seconds."""
+    return Event(Kind.CONFIRM, b"", None, stamp(0, answered, origin), stamp(0, began, origin))
+
+
 def found(
     key: int, row: Row | None, own: Stamp, base: Stamp, answers: Iterable[Stamp] = ()
 ) -> Event:

@@ -51,7 +51,7 @@ def fill(
     for _ in replica.replace(load, {row.id: row for row in rows}):
         pass
     replica.end_load(load)
-    effects = replica.replay(NOW + second + 1)
+    effects = replica.replay()
     return effects + replica.go_warm()
 
 
@@ -144,7 +144,7 @@ def test_an_event_lost_while_cold_is_noticed() -> None:
     replica.receive(batch(create(ONE, 1), first=1), NOW)
     replica.receive(batch(create(Row(3), 3), first=3), NOW)
     list(replica.replace(load, {}))
-    assert resends([*replica.replay(NOW + 5), *replica.go_warm()]) == [("b", 2, 2)]
+    assert resends([*replica.replay(), *replica.go_warm()]) == [("b", 2, 2)]
 
 
 def test_the_last_event_lost_while_cold_is_noticed_by_the_heartbeat() -> None:
@@ -154,7 +154,7 @@ def test_the_last_event_lost_while_cold_is_noticed_by_the_heartbeat() -> None:
     sibling.skip(2)
     assert replica.heard("b", state(sibling), ["a", "b"]) == []
     list(replica.replace(load, {}))
-    assert resyncs([*replica.replay(NOW + 5), *replica.go_warm()])
+    assert resyncs([*replica.replay(), *replica.go_warm()])
 
 
 @pytest.mark.parametrize("how", ["gap", "overflow"])
@@ -184,7 +184,7 @@ def test_what_was_lost_during_the_load_is_a_resync(
         assert replica._buffer is not None
         assert replica._buffer.events == []
     list(replica.replace(load, {}))
-    assert resyncs([*replica.replay(NOW + 5), *replica.go_warm()])
+    assert resyncs([*replica.replay(), *replica.go_warm()])
 
 
 # -- clears ----------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_clear_among_what_was_buffered_makes_cold_again() -> None:
     load = replica.begin_cold_load(NOW)
     replica.receive(batch(CLEAR, create(ONE, 6)), NOW)
     list(replica.replace(load, {2: Row(2)}))
-    assert replica.replay(NOW + 5) == [Cleared()]
+    assert replica.replay() == [Cleared()]
     assert replica.cold
     assert holds(replica)
 
@@ -216,9 +216,9 @@ def test_replay_goes_no_further_than_asked_and_keeps_the_rest() -> None:
     replica = cold()
     replica.receive(batch(create(Row(1), 1), create(Row(2), 2), create(Row(3), 3)), NOW)
     replica.receive(batch(create(Row(9), 1, origin="c"), origin="c"), NOW)
-    assert replica.replay(NOW, until={"b": 2}) == []
+    assert replica.replay(until={"b": 2}) == []
     assert holds(replica, Row(1), Row(2))
-    assert replica.replay(NOW) == []
+    assert replica.replay() == []
     assert holds(replica, Row(1), Row(2), Row(3), Row(9))
     assert replica.progress.vector == {"b": 3, "c": 1}
 
@@ -226,7 +226,7 @@ def test_replay_goes_no_further_than_asked_and_keeps_the_rest() -> None:
 def test_replay_leaves_out_what_is_covered() -> None:
     replica = cold()
     replica.receive(batch(create(Row(1), 1), create(Row(2), 2)), NOW)
-    assert replica.replay(NOW, covered=lambda key, origin, number: number == 1) == []
+    assert replica.replay(covered=lambda key, origin, number: number == 1) == []
     assert holds(replica, Row(2))
     assert replica.progress.vector == {"b": 2}
 

@@ -192,8 +192,11 @@ def test_a_content_whose_version_is_beyond_the_limit_is_not_believed() -> None:
 def test_a_time_at_the_limit_does_not_drag_the_clock_along() -> None:
     replica = make()
     late = event(Kind.CREATE, 1, Row(1), Stamp(1, LAST, "b"))
-    confirm = Event(Kind.CONFIRM, b"", None, Stamp(0, LAST, "b"), ABSENT)
-    assert doubts(replica.receive(batch(late, confirm), NOW)) == {1}
+    confirms = [
+        Event(Kind.CONFIRM, b"", None, Stamp(0, answered, "b"), Stamp(0, LAST, "b"))
+        for answered in (at(NOW), LAST)
+    ]
+    assert doubts(replica.receive(batch(late, *confirms), NOW)) == {1}
     assert (replica.clock.time, replica.confirmed) == (0, 0)
 
 

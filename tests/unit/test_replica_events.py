@@ -29,6 +29,7 @@ from .builders import (
     adds_up,
     batch,
     compares,
+    confirm,
     create,
     delete,
     doubts,
@@ -152,10 +153,17 @@ def test_a_successor_written_after_the_row_was_proven_is_clean() -> None:
 
 def test_a_successor_written_before_a_siblings_complete_load_is_doubtful() -> None:
     replica = holding()
-    confirm = Event(Kind.CONFIRM, b"", None, Stamp(0, time(3), "c"), ABSENT)
-    assert give(replica, confirm, origin="c") == []
-    assert replica.confirmed == time(3)
-    assert doubts(give(replica, update(TWO, 2, S1))) == {1}
+    assert give(replica, confirm(2, 4), origin="c", second=9) == []
+    assert replica.confirmed == time(2)
+    assert doubts(give(replica, update(TWO, 3, S1))) == {1}
+
+
+def test_a_successor_written_after_a_siblings_complete_load_was_answered_is_clean() -> None:
+    # However long it took until that was heard of.
+    replica = holding()
+    give(replica, confirm(2, 4), second=9)
+    assert give(replica, update(TWO, 5, S1), second=9) == []
+    assert holds(replica, TWO)
 
 
 def test_the_proof_survives_an_older_event_of_the_same_content() -> None:
@@ -649,7 +657,7 @@ def test_reread_asks_the_source_and_keeps_what_is_held() -> None:
 def test_confirm_raises_the_time_of_the_last_complete_load_only() -> None:
     replica = holding()
     for second, expected in ((5, 5), (3, 5), (8, 8)):
-        give(replica, Event(Kind.CONFIRM, b"", None, Stamp(0, time(second), "b"), ABSENT))
+        give(replica, confirm(second, second))
         assert replica.confirmed == time(expected)
 
 
@@ -657,9 +665,14 @@ def test_confirm_raises_the_time_of_the_last_complete_load_only() -> None:
 def test_confirm_from_the_future_or_of_another_schema_is_ignored(fingerprint: str) -> None:
     replica = holding()
     second = 5.0 if fingerprint == "theirs" else 500.0
-    confirm = Event(Kind.CONFIRM, b"", None, Stamp(0, time(second), "b"), ABSENT)
-    give(replica, confirm, second=10, fingerprint=fingerprint)
+    give(replica, confirm(4, second), second=10, fingerprint=fingerprint)
     assert replica.confirmed == 0
+
+
+def test_confirm_of_a_load_that_was_answered_before_it_began_is_ignored() -> None:
+    replica = holding()
+    give(replica, confirm(500, 5), second=10)
+    assert (replica.confirmed, replica.holding.proven(1)) == (0, 0)
 
 
 def test_clear_empties_and_what_follows_waits_for_the_next_load() -> None:

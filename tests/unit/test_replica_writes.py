@@ -261,8 +261,15 @@ def test_an_entity_too_large_for_an_event_is_announced_only() -> None:
     assert holds(replica, large)
 
 
-def test_an_announcement_names_its_key_or_none_and_a_time_given() -> None:
+def test_an_announcement_names_its_key_or_none() -> None:
     replica = make()
     assert replica.announce(Kind.FORGET, 1, NOW).key != b""
-    confirm = replica.announce(Kind.CONFIRM, None, NOW + 9, time(3))
-    assert (confirm.key, confirm.stamp) == (b"", Stamp(0, time(3), "a"))
+    assert replica.announce(Kind.CLEAR, None, NOW).key == b""
+
+
+def test_a_confirmation_says_when_the_load_began_and_was_answered() -> None:
+    replica = make()
+    load = replica.begin_load(NOW + 3)
+    replica.answered(load, NOW + 5)
+    told = replica.confirmation(load)
+    assert (told.base, told.stamp) == (Stamp(0, time(3), "a"), Stamp(0, time(5), "a"))

@@ -11,7 +11,7 @@ from imperfect_dollop.replica.messages import Event, Events, Kind
 from imperfect_dollop.replica.ring import Ring
 from imperfect_dollop.replica.stamp import ABSENT
 
-from .builders import Row, batch, create, found, stamp
+from .builders import NOW, Row, batch, create, found, stamp
 
 
 def events(first: int, count: int, text: str = "") -> Events:
@@ -76,7 +76,7 @@ def test_whatever_makes_events_large_is_counted(
     kept, buffer = Ring(), Buffer()
     for number in range(1, 101):
         kept.add(batch(large, first=number))
-        buffer.add(batch(large, first=number))
+        buffer.add(batch(large, first=number), NOW)
     assert len(kept.between(1, 100)) < 10
     assert len(buffer.events) < 10
     assert buffer.lost

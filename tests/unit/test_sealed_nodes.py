@@ -215,7 +215,7 @@ def forgeries(origin: str, donor: str) -> list[bytes]:
         Event(Kind.UPDATE, b"\x01", row, Stamp(9, now, origin), ABSENT),
         Event(Kind.DELETE, b"\x02", None, Stamp(2**63 - 1, now, origin), ABSENT),
         Event(Kind.CLEAR, b"", None, Stamp(0, now, origin), ABSENT),
-        Event(Kind.CONFIRM, b"", None, Stamp(0, now, origin), ABSENT),
+        Event(Kind.CONFIRM, b"", None, Stamp(0, now, origin), Stamp(0, now, origin)),
         Event(Kind.REREAD, b"\x03", None, Stamp(0, now, origin), ABSENT),
     ]
     about = RepositoryState("Student", PRINT, Phase.READY, True, True, 2**40, 1, 1, 1, now, 0, 1)

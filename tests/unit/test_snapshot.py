@@ -38,6 +38,7 @@ from .builders import (
     chunk,
     create,
     delete,
+    doubts,
     equal,
     give,
     header,
@@ -168,6 +169,30 @@ def test_updates_between_chunks_arrive() -> None:
 
     pair.transfer(between)
     assert pair.finish() == []
+    assert pair.equal()
+
+
+@pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.CREATE])
+def test_what_was_written_after_a_complete_load_of_the_donor_arrives(kind: Kind) -> None:
+    # However much later than both it is played.
+    pair = Pair()
+
+    def between(number: int) -> None:
+        if number == 1:
+            load = pair.donor.begin_load(NOW)
+            pair.donor.answered(load, NOW)
+            for _ in pair.donor.replace(load, dict(pair.donor.table.live)):
+                pass
+            pair.donor.end_load(load)
+            pair.say(pair.donor.confirmation(load))
+        for key in (
+            number,
+            39 - number,
+        ):  # of some the chunk is there already, of others still to come
+            pair.write(kind, Row(key if kind is Kind.UPDATE else 1_000 + key, 2, "changed"))
+
+    pair.transfer(between)
+    assert pair.joiner.finish(NOW + 60) == []
     assert pair.equal()
 
 
@@ -509,8 +534,27 @@ def test_a_clear_that_the_donor_has_obeyed_already_leaves_the_joiner_cold() -> N
 
 def test_a_copy_that_its_donor_does_not_vouch_for_is_compared_with_the_source() -> None:
     pair = Pair()
-    effects = pair.outcome(pair.frames(clean=False))
-    assert effects is None or resyncs(effects)
+    assert resyncs(pair.outcome(pair.frames(clean=False)) or ())
+    assert pair.equal()
+
+
+def test_a_donor_in_doubt_of_what_it_has_told_gives_a_copy_that_is_compared() -> None:
+    # The joiner has no reason to doubt the event, and shows what the donor will show when it has asked.
+    pair = Pair()
+
+    def between(_: int) -> None:
+        if 3 in pair.replica.table.live and 3 not in pair.donor.disputes:
+            write = pair.donor.begin_write(3)
+            pair.donor.window.touch(3)  # somebody else's event, of what is held
+            event, effects = pair.donor.wrote(write, Kind.UPDATE, 3, Row(3, 2, "next"), NOW + 1)
+            pair.donor.end_write(write)
+            assert doubts(effects) == {3}
+            pair.say(event)
+
+    pair.transfer(between, clean=False)
+    assert resyncs(pair.finish() or ())
+    assert pair.replica.table.live[3] == Row(3, 2, "next")
+    assert pair.donor.table.live[3] == Row(3, 1, "row 3")
 
 
 def test_events_lost_during_the_transfer_are_a_resync() -> None:

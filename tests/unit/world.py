@@ -256,12 +256,13 @@ class World:
             return
         replica = node.replica
         self.reads[replica.origin, reading.load.began] = reading.moment
+        replica.answered(reading.load, self.now(node))
         if reading.keys is None:
             found = [one for piece in replica.replace(reading.load, reading.rows) for one in piece]
             if replica.window.overrun(reading.load):
                 node.missing = True
             elif publish:
-                confirm = replica.announce(Kind.CONFIRM, None, self.now(node), reading.load.began)
+                confirm = replica.confirmation(reading.load)
                 self.publish(node, [*found, confirm])
         else:
             for key in reading.keys:
