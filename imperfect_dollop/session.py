@@ -250,8 +250,9 @@ class Session(Generic[K, V]):
         """A member has left, or has `vanished`: what it wrote last may be known to nobody but the source."""
         self.replica.left(origin)
         if vanished:
-            # By the time that it is: where nothing happens, the replica's clock stands still.
-            now = max(self.replica.clock.time, at(time.time()))
+            # By the time that it is: where nothing happens, the replica's clock stands still. It goes on from there, so
+            # that what it calls later is, should the wall clock be set back.
+            now = self.replica.clock.tick(time.time())
             self.upkeep.want_load(now - at(self._settle), self._settle)
 
     def lost(self, reason: str) -> None:
