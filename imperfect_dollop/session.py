@@ -184,7 +184,7 @@ class Session(Generic[K, V]):
             self.replica.go_cold()
         else:
             self.upkeep.on_doubt_of_all = self.ages.expire_all
-            self.upkeep.on_cold = self.ages.drop
+            self.upkeep.on_cold = self._dropped
             self.upkeep.phase = Phase.READY
 
     def start(self) -> None:
@@ -206,8 +206,16 @@ class Session(Generic[K, V]):
         """
         self.closed = True
         await self.writer.drained()
+        self._last_words()
+
+    def _last_words(self) -> None:
         for event in self.replica.last_words(time.time()):
             self.publish(event)
+
+    def _dropped(self) -> None:
+        """Nothing is held any more (on demand), and nothing is read again before somebody asks."""
+        self.ages.drop()
+        self._last_words()
 
     def close(self) -> None:
         """Tell whoever still waits."""

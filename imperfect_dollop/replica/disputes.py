@@ -190,10 +190,13 @@ class Disputes(Generic[K]):
             self._full = 0
 
     def clear(self) -> None:
-        """Nothing is held any more."""
+        """Nothing is held any more. What writes of this node may have done is still to be looked for."""
+        unsure = [key for key, dispute in self._disputes.items() if dispute.unsure]
         self._disputes.clear()
         self._answered.clear()
         self._full = 0
+        for key in unsure:
+            self.other(key, 0, unsure=True)
 
 
 def _order(stamp: Stamp) -> tuple[int, str, int]:

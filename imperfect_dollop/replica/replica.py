@@ -18,7 +18,7 @@ from .agreement import Agreement
 from .buffer import Buffer, split
 from .counts import Counts
 from .disputes import Disputes
-from .effects import Cleared, Compare, Effect, Resend, Resync
+from .effects import Cleared, Compare, Effect, Reread, Resend, Resync
 from .holding import Holding
 from .loads import Loads
 from .messages import FOR_ALL, Event, Events, Kind, Phase, RepositoryState
@@ -155,8 +155,13 @@ class Replica(Generic[K, V]):
         self.disputes.other(key, self.clock.time)
 
     def last_words(self, now: float) -> list[Event]:
-        """That siblings are to read what writes of this node may have made of rows, and nobody has looked at since."""
+        """That siblings are to read what writes of this node may have made of rows, and nobody has looked at since.
+
+        It is over with that here.
+        """
         unsure = [key for key in self.disputes.keys() if self.disputes.unsure(key)]  # noqa: SIM118
+        for key in unsure:
+            self.disputes.settle(key)
         return [self.announce(Kind.REREAD, key, now) for key in unsure]
 
     def announce(self, kind: Kind, key: K | None, now: float) -> Event:
@@ -322,10 +327,12 @@ class Replica(Generic[K, V]):
         return effects
 
     def go_warm(self) -> list[Effect]:
-        """The rows are there and the buffer was played back."""
+        """The rows are there and the buffer was played back; what was put in doubt meanwhile is read again."""
         lost = self._buffer is not None and self._buffer.lost
         self._buffer = None
-        return [self.gap("events were lost while starting")] if lost else []
+        effects: list[Effect] = [self.gap("events were lost while starting")] if lost else []
+        in_doubt = self.disputes.keys()
+        return [*effects, Reread(tuple(in_doubt))] if in_doubt else effects
 
     # -- what siblings say -----------------------------------------------------------------------
 

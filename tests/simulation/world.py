@@ -469,9 +469,10 @@ class World:
             await asyncio.sleep(min(self.plan.heartbeat / 2, limit - self.loop.now))
 
     async def _refreshed(self) -> None:
-        """One node refreshes for all; on demand everybody for what it holds."""
+        """One node refreshes for all of its shape; on demand everybody for what it holds."""
         everybody = list(self.processes.values())
-        for process in everybody[:1] if self.plan.preload else everybody:
+        shapes = {process.repository.entity: process for process in reversed(everybody)}
+        for process in shapes.values() if self.plan.preload else everybody:
             name = process.host.name
             self.tell("world", lambda name=name: f"asks {name} for a refresh")  # type: ignore[misc]
             task = self.loop.spawn(process.host, process.repository.refresh(), "refresh")

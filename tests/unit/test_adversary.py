@@ -188,6 +188,24 @@ class AnswerLost(SchoolSource):
         raise ConnectionError("the answer was lost after the commit")
 
 
+async def test_a_write_that_may_have_been_done_is_told_of_though_a_sibling_has_everything_dropped() -> (
+    None
+):
+    # The sibling may have read the row again before that write.
+    source, theirs, broker = SchoolSource(*students(3)), SchoolSource(*students(3)), MemoryBroker()
+    writer, sibling = member(broker, source, preload=False), member(broker, theirs, preload=False)
+    async with cluster(writer, sibling):
+        held = source.rows[1]
+        assert await writer.repository.get(1) == held
+        source.failure = OSError("away")
+        with pytest.raises(SourceUnavailableError):
+            await writer.repository.update(dataclasses.replace(held, name="next"))
+        assert sibling.repository.stats.events_received == 0
+        await sibling.repository.clear()
+        await eventually(lambda: sibling.repository.stats.events_received == 1)
+        assert 1 not in writer.repository
+
+
 async def test_a_row_that_was_created_under_a_key_nobody_has_heard_of_is_found() -> None:
     source, broker = AnswerLost(*students(3)), MemoryBroker()
     one, two = member(broker, source), member(broker, source)

@@ -255,3 +255,28 @@ def test_what_is_sent_again_meanwhile_takes_back_no_number() -> None:
     assert effects == []
     assert give(replica, create(Row(101), 20), second=20) == []
     assert replica.progress.complete
+
+
+# -- writes that may have been done ----------------------------------------------------------------
+
+
+def test_a_write_of_unknown_outcome_is_looked_for_once_there_are_rows_again() -> None:
+    replica = make()
+    fill(replica, ONE)
+    assert doubts(replica.unsure(1)) == {1}
+    replica.cleared()  # by a sibling, whose copy may be from before the write
+    replica.unsure(2)  # while nothing is held
+    replica.begin_snapshot()
+    assert doubts(replica.go_warm()) == {1, 2}
+    load = replica.begin_load(NOW + 20)
+    told = [replica.loaded(load, key, row)[1] for key, row in ((1, TWO), (2, None))]
+    assert [event and event.kind for event in told] == [Kind.FOUND, Kind.FOUND]
+
+
+def test_other_doubts_go_with_what_was_held() -> None:
+    replica = make()
+    fill(replica, ONE)
+    replica.unsettled(1)
+    replica.cleared()
+    replica.begin_snapshot()
+    assert replica.go_warm() == []
