@@ -39,6 +39,7 @@ from imperfect_dollop.replica.messages import (
 )
 from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
 
+from .clockwork import clockwork
 from .school import (
     Member,
     SchoolSource,
@@ -119,6 +120,7 @@ def is_events(payload: bytes) -> bool:
 # -- starting --------------------------------------------------------------------------------------
 
 
+@clockwork
 async def test_five_cold_nodes_are_one_load() -> None:
     source = SchoolSource(*students(1_000))
     broker = MemoryBroker()

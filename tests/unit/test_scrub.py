@@ -41,6 +41,7 @@ from .builders import (
     stamp,
     update,
 )
+from .clockwork import clockwork
 from .school import eventually, settled, soon
 
 BOTH = (Row(1, 1, "one"), Row(2, 1, "two"))
@@ -414,6 +415,7 @@ async def test_of_many_in_one_pass_one_is_named_and_all_are_counted(
 
 
 @pytest.mark.usefixtures("_often")
+@clockwork
 async def test_every_pass_names_one(caplog: pytest.LogCaptureFixture) -> None:
     source = PupilSource()
     async with source.repository() as repo:
