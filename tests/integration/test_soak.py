@@ -156,9 +156,10 @@ def test_every_kind_comes() -> None:
 # -- memory ------------------------------------------------------------------------------------------
 
 
-def memory(*, a_minute: float, seconds: float, jump: int = 0) -> Memory:
+def memory(*, a_minute: float, seconds: float, jump: int = 0, kept: float = 0.0) -> Memory:
     samples = Memory()
     for age in range(0, int(seconds), 5):
+        samples.kept = int(kept * age / 60)
         noise = 300 * (age % 3)
         warm = 20_000 * min(1.0, age / WARM_UP)
         samples.add(age, int(40_000 + warm + noise + jump * (age >= 90) + a_minute * age / 60))
@@ -176,6 +177,7 @@ def test_memory_that_grows_is_told() -> None:
 def test_memory_that_stays_within_the_noise_is_not() -> None:
     assert memory(a_minute=0, seconds=600, jump=12_000).fault() is None
     assert memory(a_minute=NOISE / 20, seconds=600).fault() is None
+    assert memory(a_minute=2_000, seconds=600, kept=1_900).fault() is None
     told = memory(a_minute=0, seconds=600, jump=60_000).fault()
     assert told is not None
     assert "more than after the warm-up" in told

@@ -67,10 +67,12 @@ class Life:
         except (WorkerGoneError, TimeoutError):
             return None
         self.report = report
+        self.memory.kept = sum(report["kept"].values()) // 1024
         for what, size in {
             "inbox": report["node"]["inbox"],
             "unsent": sum(report["node"]["unsent"].values()),
             "members": report["node"]["members"],
+            **{f"bytes {what}": size for what, size in report["kept"].items()},
             **{
                 f"rows of {name}": repository["info"]["entities"]
                 for name, repository in report["status"].get("repositories", {}).items()

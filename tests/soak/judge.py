@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from imperfect_dollop.node import OUTBOX
+from imperfect_dollop.replica.ring import RING_BYTES
 
 from ..integration.history import History, Record, Shown
 from ..integration.rows import Rows
@@ -228,6 +229,7 @@ def judge_life(
         "rows of whole": settings.keys,
         "rows of lookup": settings.held,
         "unsent": OUTBOX * len(histories),
+        "bytes to be sent again": RING_BYTES * len(histories),
     }
     for what, bound in bounds.items():
         if life.most.get(what, 0) > bound:

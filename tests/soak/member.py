@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from imperfect_dollop import Node, Repository
 from imperfect_dollop.brokers import from_url
+from imperfect_dollop.replica.buffer import STAMP_BYTES
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
 
 from ..integration.doom import Doom, DoomedBroker, DoomedSource
@@ -98,6 +99,7 @@ class Verbs:
         return {
             "status": self._node.status(),
             "node": dataclasses.asdict(self._node.stats),
+            "kept": kept(self._node),
             "counts": dict(works[0].counts + works[1].counts),
             "unexpected": [error for work in works for error in work.unexpected],
         }
@@ -118,6 +120,18 @@ class Verbs:
         await self._node.__aexit__(None, None, None)
         for part in self._parts:
             part.record()
+
+
+def kept(node: Node) -> dict[str, int]:
+    """Bytes of what grows for long before it comes to its bounds, by what it is."""
+    seats = node._seats
+    answered = [
+        answers for seat in seats for _, answers in seat.replica.disputes._answered.values()
+    ]
+    return {
+        "to be sent again": sum(seat.ring._bytes for seat in seats),
+        "answered": sum(len(answers) for answers in answered) * STAMP_BYTES,
+    }
 
 
 async def live(node: Node, parts: tuple[Part, Part]) -> None:
