@@ -401,7 +401,7 @@ class Seat:
         ):
             return membership.heartbeat  # then all have said what they have
         ahead = membership.members.ahead(self.name, self.replica.rows.fingerprint, failures)
-        # Half a beat off its own heartbeats, which may be what another one has waited for.
+        # Half a beat off its own heartbeats: they may tell another node that its turn has come.
         return 0.0 if not ahead else (TURN_BEATS + ahead - 0.5) * membership.heartbeat
 
     async def turn(self, failures: int) -> bool:

@@ -183,7 +183,7 @@ class Session(Generic[K, V]):
         if options.preload:
             self.replica.go_cold()
         else:
-            self.upkeep.on_doubt_of_all = self.ages.expire_all
+            self.upkeep.on_doubt_of_all = self._all_in_doubt
             self.upkeep.on_cold = self._dropped
             self.upkeep.phase = Phase.READY
 
@@ -211,6 +211,11 @@ class Session(Generic[K, V]):
     def _last_words(self) -> None:
         for event in self.replica.last_words(time.time()):
             self.publish(event)
+
+    def _all_in_doubt(self) -> None:
+        """Something was missed (on demand): everything is read again, when somebody asks for it."""
+        self.ages.expire_all()
+        self._last_words()
 
     def _dropped(self) -> None:
         """Nothing is held any more (on demand), and nothing is read again before somebody asks."""

@@ -2,8 +2,8 @@
 
 Whoever changes a key does it here, so that its row, its stamp, its proof and its dispute change together. (A complete
 load, and a copy that is taken over, put rows into the table themselves: the one draws a stamp that is
-later than every proof, and while cold nothing is proven or disputed.) Which state is the newer one is not known here:
-`rules` says so of events, `loads` of what was read, the replica of its own writes.
+later than every proof, and while cold nothing is proven, nor disputed by events.) Which state is the newer one is not
+known here: `rules` says so of events, `loads` of what was read, the replica of its own writes.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Holding(Generic[K, V]):
         self._proven.pop(key, None)
 
     def clear(self) -> None:
-        """Hold nothing at all. No load that is open counts any more."""
+        """Hold nothing at all. No load that is open counts any more; what writes may have done stays in dispute."""
         self.table.clear()
         self.window.touch_all()
         self.disputes.clear()

@@ -156,8 +156,8 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
     `sequence` is the number of the last event sent, `progress` a hash of how far all others' events were
     taken in, or `NOT_COMPARABLE` where the copy contains what has no number yet,
     `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
-    `clean` is false while something is known to be missing. `whole`: every row is held. `failures`: how often in a
-    row the source has failed. From number `kept` on the node can send its events again.
+    `clean` is false while something is known to be missing, or in doubt. `whole`: every row is held. `failures`: how
+    often in a row the source has failed. From number `kept` on the node can send its events again.
     """
 
     repository: Name

@@ -6,7 +6,7 @@ buffered the same events since before it asked, knows exactly which of them a ch
 donor that is lost midway costs nothing: the next one is asked for the buckets that are still missing. The
 joiner believes a snapshot only if its digest, after playing events up to the donor's last vector, is the donor's.
 Unless the donor is itself in doubt: then it may show a row still on which an event is clean here. What such a donor
-has given is compared with somebody who is sure, whatever the digest.
+has given is compared with somebody who is sure, or the source, whatever the digest.
 """
 
 from __future__ import annotations
@@ -155,8 +155,9 @@ class Joiner(Generic[K, V]):
         return self.footer is not None and self._replica.reached(self.footer.vector)
 
     def finish(self, now: float) -> list[Effect] | None:
-        """Play the buffered events; ``None`` if the outcome is not the content of a donor that vouches for it.
+        """Play the buffered events; ``None`` if nothing can come of the copy.
 
+        As where the outcome is not what its donor vouches for, or everything was dropped, or written here, meanwhile.
         The replica is warm afterwards, or as cold as before.
         """
         effects = self._finish(now)
@@ -172,6 +173,7 @@ class Joiner(Generic[K, V]):
             return None  # nor does it contain what was known, or written, here before
         if replica.dropped and not footer.clean:
             return None  # whoever has read rows here could be shown older ones
+        arrived = self.arrived
         effects: list[Effect] = []
         if not replica.clock.observe(self._latest, now):
             effects.append(replica.gap("the copy has times in the future"))
@@ -179,7 +181,7 @@ class Joiner(Generic[K, V]):
         replica.holding.confirmed = self._confirmed or 0
         effects += replica.replay(until=footer.vector, covered=self._covered)
         same = replica.table.root == footer.digest and len(replica.table.live) == footer.entities
-        if footer.clean and not same:
+        if not same and (footer.clean or not arrived):
             return None
         effects += replica.replay(covered=self._covered)
         if any(isinstance(effect, Cleared) for effect in effects):
@@ -187,7 +189,8 @@ class Joiner(Generic[K, V]):
         if not footer.clean:
             effects.append(replica.gap("the donor does not vouch for its copy"))
         replica.read_untold(now)
-        replica.agreement.meet(self._donor)
+        if same:
+            replica.agreement.meet(self._donor)
         return effects + replica.go_warm()
 
     def _back_to(self, now: float) -> None:

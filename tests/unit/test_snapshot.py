@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.replica import snapshot as snapshot_module
@@ -90,7 +91,7 @@ class Pair:
     def frames(
         self, address: str = "t1", *, donor: Replica[int, Row] | None = None, clean: bool = True
     ) -> Iterator[bytes]:
-        buckets = self.joiner.begin(address)
+        buckets = self.joiner.begin(address, (donor or self.donor).origin)
         source = donor or self.donor
         take = Take("joiner", source.origin, "rows", ROWS.fingerprint, address, buckets)
         for frame in Donor(source, take, lambda: clean, self.number).frames():
@@ -555,6 +556,16 @@ def test_a_donor_in_doubt_of_what_it_has_told_gives_a_copy_that_is_compared() ->
     assert resyncs(pair.finish() or ())
     assert pair.replica.table.live[3] == Row(3, 2, "next")
     assert pair.donor.table.live[3] == Row(3, 1, "row 3")
+    assert not pair.replica.agreement.met("donor")  # their copies were not equal
+
+
+def test_a_copy_of_which_events_have_not_arrived_is_not_taken_from_a_donor_in_doubt_either() -> (
+    None
+):
+    pair = Pair()
+    frames = list(pair.frames(clean=False))
+    footer = replace(decode_frame(frames[-1]), vector={"donor": 999}, digest=1)
+    assert pair.outcome([*frames[:-1], encode(footer)]) is None
 
 
 def test_events_lost_during_the_transfer_are_a_resync() -> None:
