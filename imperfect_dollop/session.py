@@ -258,6 +258,10 @@ class Session(Generic[K, V]):
         self.upkeep.take(
             self.replica.heard(origin, peer, members, clean=clean, moment=moment, timely=timely)
         )
+        # Whoever knows that a member has vanished may leave before anybody has looked for what that one wrote last.
+        replica = self.replica
+        if peer.wanted and replica.whole and replica.clock.observe(peer.wanted, time.time()):
+            self.upkeep.want_load(peer.wanted)
 
     def gone(self, origin: str, *, vanished: bool) -> None:
         """A member has left, or has `vanished`: what it wrote last may be known to nobody but the source."""
@@ -310,6 +314,7 @@ class Session(Generic[K, V]):
             confirmed=replica.confirmed,
             failures=self.upkeep.health.failures,
             kept=kept,
+            wanted=self.upkeep.repairs.wanted,
         )
 
     # -- what the application asks ---------------------------------------------------------------

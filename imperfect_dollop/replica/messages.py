@@ -157,7 +157,8 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
     taken in, or `NOT_COMPARABLE` where the copy contains what has no number yet,
     `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
     `clean` is false while something is known to be missing, or in doubt. `whole`: every row is held. `failures`: how
-    often in a row the source has failed. From number `kept` on the node can send its events again.
+    often in a row the source has failed. From number `kept` on the node can send its events again. `wanted`: a complete
+    load is to begin after this hybrid time (0: none), since the source may have what no node has told of.
     """
 
     repository: Name
@@ -172,6 +173,7 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
     confirmed: Int63
     failures: Int63
     kept: Int63
+    wanted: Int63 = 0
 
 
 class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):

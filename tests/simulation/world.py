@@ -584,14 +584,15 @@ class World:
 
     @property
     def _hardly_disturbed(self) -> bool:
-        """Whether nothing has gone wrong but that few messages were lost, for a moment too short to lose an answer."""
+        """Whether nothing has gone wrong but that a few messages of nodes that had joined were lost, and no answer."""
         plan = self.plan
         return (
             self._calm
             and not plan.late
             and plan.inbox == plan.outbox == 10_000
             and all(
-                step.what in CALLS or (step.what == "lossy" and step.lasts <= plan.heartbeat / 8)
+                step.what in CALLS
+                or (step.what == "lossy" and step.lasts <= plan.heartbeat / 8 and step.at >= JOIN)
                 for step in plan.steps
             )
         )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from imperfect_dollop import DollopError, exchange
 from imperfect_dollop.broker import Message
 from imperfect_dollop.replica import ring as ring_module
 from imperfect_dollop.replica.messages import Ask, Events, News, Take, decode
 from imperfect_dollop.replica.replica import Replica
+from imperfect_dollop.replica.stamp import MAX_DRIFT, at
 from imperfect_dollop.seat import Seat
 from imperfect_dollop.session import VANISHED_BEATS
 from imperfect_dollop.upkeep import Upkeep
@@ -439,6 +442,34 @@ async def test_what_a_member_that_vanished_has_told_nobody_is_found_by_one() -> 
         assert counts.reads[0] == 1
         await asyncio.sleep(30 * HEARTBEAT)
         assert counts.reads == (1, 0)
+
+
+@clockwork
+async def test_who_knows_of_one_that_vanished_may_leave_before_anybody_has_looked() -> None:
+    broker, source = Tap(), SchoolSource(*students(50))
+    async with fleet(broker, [source] * 2) as members:
+        await asyncio.sleep(60)
+        first, last = sorted(members, key=origin_of)
+        counts = Counts([first])
+        source.put(Student(99, "nobody was told"))
+        upkeep_of(last).repairs.want(replica_of(last).clock.tick(time.time()))
+        await asyncio.sleep(1.5 * HEARTBEAT)  # not yet its turn
+        await leave(last)
+        await until(lambda: equal([first], source), 5 * HEARTBEAT)
+        assert counts.reads == (1, 0)
+        assert not upkeep_of(first).repairs.wanted
+
+
+@clockwork
+async def test_a_load_that_is_wanted_from_a_time_on_that_no_clock_has_is_not() -> None:
+    source = SchoolSource(*students(50))
+    async with fleet(Tap(), [source]) as (one,):
+        session = one.repository._session
+        assert session is not None
+        odd = at(time.time() + 2 * MAX_DRIFT)
+        said = replace(session.state_for(["b"], 1), wanted=odd)
+        session.heard("b", said, ["b"], all_numbered=True, timely=True)
+        assert not session.upkeep.repairs.wanted
 
 
 @clockwork
