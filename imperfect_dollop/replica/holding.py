@@ -60,6 +60,9 @@ class Holding(Generic[K, V]):
         self.disputes: Disputes[K] = Disputes()
         self.confirmed: int = 0  # when the last complete load began
         self._confirmed_until = 0  # and by when it had been answered
+        self.refreshed: int = (
+            0  # when the last complete load of this node was answered, of a copy that was there
+        )
         # When the read of a key began, and was answered, that has found the same.
         self._proven: OrderedDict[K, tuple[int, int]] = OrderedDict()
         # Of a key that is not remembered, assume that it was proven as late as that.
@@ -133,7 +136,7 @@ class Holding(Generic[K, V]):
         self.disputes.clear()
         self._proven.clear()
         self._proven_before = 0, 0
-        self.confirmed = self._confirmed_until = 0
+        self.confirmed = self._confirmed_until = self.refreshed = 0
 
     # -- since when ------------------------------------------------------------------------------
 

@@ -136,6 +136,8 @@ class Loads(Generic[K, V]):
         if not holding.window.overrun(load):
             holding.disputes.loaded(load.began)
             holding.prove_all(load.began, load.answered)
+            if not cold:
+                holding.refreshed = load.answered
 
     def compare(
         self, load: Load, found: Iterable[tuple[K, V | None, Stamp | None]]

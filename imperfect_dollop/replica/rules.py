@@ -109,8 +109,9 @@ class Rules(Generic[K, V]):
                 return holding.contradicted(key, event.stamp)
             return holding.doubt(key)
         since_proven = event.stamp.time >= holding.proven(key)
-        if key not in table.live and event.stamp.time < at(now - LATE_SECONDS):
-            # Under way for long: by another clock it may be from before that.
+        lately = at(now - LATE_SECONDS)
+        if key not in table.live and (event.stamp.time < lately or holding.refreshed >= lately):
+            # Under way for long, or while everything was read here: by another clock it may be from before that.
             since_proven = event.stamp.time >= holding.proven(key) + at(MAX_DRIFT)
         if since_proven and disputes.settles(key, held, answers):
             if not holding.admit(key, entity, event.stamp):

@@ -166,6 +166,21 @@ def test_a_successor_written_after_a_siblings_complete_load_was_answered_is_clea
     assert holds(replica, TWO)
 
 
+def test_a_new_row_that_is_told_of_just_after_everything_was_read_here_is_doubtful() -> None:
+    # By a clock that is ahead: it may have come and gone while it was read.
+    replica = holding()
+    load = replica.begin_load(NOW + 3)
+    replica.answered(load, NOW + 4)
+    for piece in replica.replace(load, dict(replica.table.live)):
+        assert piece == []
+    replica.end_load(load)
+    assert doubts(give(replica, create(Row(7), 6), second=5)) == {7}
+    assert give(replica, create(Row(8), 10), second=10) == []  # that is over
+    assert (
+        doubts(give(replica, update(TWO, 6, S1), second=5)) == set()
+    )  # it stands on what was read
+
+
 def test_the_proof_survives_an_older_event_of_the_same_content() -> None:
     # All of b's events are older than our reading of the source, so none of them may go unchecked.
     replica = holding()
