@@ -18,7 +18,7 @@ from .rows import Row
 RARELY: Final = 50
 """One in so many reads is wrong, so that the others have something to be held against."""
 
-LOST: Final = 5
+LOST: Final = 15
 """Keys of which one of them hears nothing any more."""
 
 

@@ -242,7 +242,7 @@ def test_a_difference_is_looked_into_by_whoever_sees_it() -> None:
 def test_an_event_that_has_come_here_first_ends_nothing() -> None:
     replica, said = pair()
     assert look(replica, said)
-    give(replica, created(Row(3), 1), origin="c", second=2)
+    give(replica, created(Row(3), 9), origin="c", second=10)  # what was loaded was so some time ago
     assert replica.table.root != said.digest
     assert look(replica, said, members=["a", "b", "c"]) is True
     assert (replica.agreement.since, replica.agreement.proven) == (8.0, 8.0)
