@@ -206,21 +206,21 @@ class Session(Generic[K, V]):
         """
         self.closed = True
         await self.writer.drained()
-        self._last_words()
+        self._hand_over()
 
-    def _last_words(self) -> None:
-        for event in self.replica.last_words(time.time()):
+    def _hand_over(self) -> None:
+        for event in self.replica.hand_over(time.time()):
             self.publish(event)
 
     def _all_in_doubt(self) -> None:
         """Something was missed (on demand): everything is read again, when somebody asks for it."""
         self.ages.expire_all()
-        self._last_words()
+        self._hand_over()
 
     def _dropped(self) -> None:
         """Nothing is held any more (on demand), and nothing is read again before somebody asks."""
         self.ages.drop()
-        self._last_words()
+        self._hand_over()
 
     def close(self) -> None:
         """Tell whoever still waits."""
@@ -270,7 +270,7 @@ class Session(Generic[K, V]):
             # By the time that it is: where nothing happens, the replica's clock stands still. It goes on from there, so
             # that what it calls later is, should the wall clock be set back.
             now = self.replica.clock.tick(time.time())
-            self.upkeep.want_load(now - at(self._settle), self._settle)
+            self.upkeep.look_after(now - at(self._settle), self._settle)
 
     def lost(self, reason: str) -> None:
         """Messages may have been lost."""

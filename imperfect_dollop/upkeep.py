@@ -171,17 +171,20 @@ class Upkeep(Generic[K, V]):
         self.on_change()
         self._wake.set()
 
-    def want_load(self, since: int, ago: float | None = None) -> None:
-        """The source may have what no sibling knows of: one of all is to load everything, from a hybrid time on.
+    def look_after(self, since: int, ago: float) -> None:
+        """A member has vanished: since a hybrid time, `ago` seconds ago, the source may have what no sibling knows of.
 
-        That was `ago` seconds ago, unless a sibling has said it. A load that had been heard of by then began earlier,
-        whatever its node's clock says.
+        A load that had been heard of by then began earlier, whatever its node's clock says.
         """
         if not self.replica.whole:
             self.on_doubt_of_all()
             return
-        if ago is not None and self._load_heard < time.monotonic() - ago:
+        if self._load_heard < time.monotonic() - ago:
             since = max(since, self.replica.confirmed + 1)
+        self.want_load(since)
+
+    def want_load(self, since: int) -> None:
+        """One of all nodes is to load everything, from a hybrid time on; of a whole set."""
         if not self.replica.cold and since > self.replica.confirmed:
             self.repairs.want(since)
             self._wake.set()

@@ -184,6 +184,10 @@ class Disputes(Generic[K]):
         """The keys in doubt, as of now."""
         return list(self._disputes)
 
+    def unsure_keys(self) -> list[K]:
+        """Those of which `unsure` is true, as of now."""
+        return [key for key, dispute in self._disputes.items() if dispute.unsure]
+
     def loaded(self, began: int) -> None:
         """Everything was loaded from a hybrid time on, and what that has settled was settled."""
         if self._full < began:
@@ -191,7 +195,7 @@ class Disputes(Generic[K]):
 
     def clear(self) -> None:
         """Nothing is held any more. What writes of this node may have done is still to be looked for."""
-        unsure = [key for key, dispute in self._disputes.items() if dispute.unsure]
+        unsure = self.unsure_keys()
         self._disputes.clear()
         self._answered.clear()
         self._full = 0

@@ -60,9 +60,8 @@ class Holding(Generic[K, V]):
         self.disputes: Disputes[K] = Disputes()
         self.confirmed: int = 0  # when the last complete load began
         self._confirmed_until = 0  # and by when it had been answered
-        self.refreshed: int = (
-            0  # when the last complete load of this node was answered, of a copy that was there
-        )
+        # When the last complete load of this node was answered, if rows were held before.
+        self.refreshed: int = 0
         # When the read of a key began, and was answered, that has found the same.
         self._proven: OrderedDict[K, tuple[int, int]] = OrderedDict()
         # Of a key that is not remembered, assume that it was proven as late as that.

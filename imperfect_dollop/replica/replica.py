@@ -154,12 +154,12 @@ class Replica(Generic[K, V]):
         self.window.touch(key)
         self.disputes.other(key, self.clock.time)
 
-    def last_words(self, now: float) -> list[Event]:
+    def hand_over(self, now: float) -> list[Event]:
         """That siblings are to read what writes of this node may have made of rows, and nobody has looked at since.
 
         It is over with that here.
         """
-        unsure = [key for key in self.disputes.keys() if self.disputes.unsure(key)]  # noqa: SIM118
+        unsure = self.disputes.unsure_keys()
         for key in unsure:
             self.disputes.settle(key)
         return [self.announce(Kind.REREAD, key, now) for key in unsure]

@@ -13,7 +13,8 @@ base differs, content is the same                       held as before; both sta
 base differs, content differs                           ignored, doubt
 base is what is held, but it was written before that    as if the base differed
 was last read again, or updates to an older version,
-or nothing is held, and it is older than tombstones
+or nothing is held, and it is older than tombstones,
+or no row, and it was late, or all was just read here
 time beyond the drift bound, or content unreadable      ignored, doubt
 the content is not in the event (REREAD)                doubt
 in doubt, and a sibling's re-read answers all of it     what it found is held, and the doubt is over

@@ -50,9 +50,8 @@ async def test_killed_as_the_donor_of_a_snapshot(crew: Crew, tmp_path: Path) -> 
     (joiner,) = await crew.start(1, keys=KEYS, ttl=REFRESH)
     stats = await joiner.stats()
     assert stats["snapshots"] == 1
-    assert (
-        stats["full_loads"] <= 1
-    )  # what the dead one may have committed, somebody has to look for
+    # Somebody has to look for what the dead one may have committed.
+    assert stats["full_loads"] <= 1
     assert len(list(crew)) == 2
     await crew.stop_writing()
     await crew.judge()

@@ -72,7 +72,9 @@ async def test_it_finds_who_breaks_a_promise(
     assert re.search(r"S1-S5: n0\.0, whole, key \d+ .*: showed \S+ v\d+ after .* already", told)
     assert re.search(r"S1-S5: n1\.0, whole, key \d+ .*: showed \S+ v\d+ after .* already", told)
     assert re.search(r"S1-S5: n2\.0, whole, .*: showed invented .* did not have", told)
-    assert re.search(r"L1: not what the source has within 9 s .*n3\.0: \d+ rows differ", told)
+    assert re.search(
+        r"L1: not what the source has within 9 s .*n3\.0: ([1-9]|1[0-5]) rows differ", told
+    )
     assert "n4.0, whole, key" not in told  # it has no flaw
     assert ", lookup, " not in told  # nor has any of what is loaded by key
     assert "faults found (seed 1)." in report.as_text(result)

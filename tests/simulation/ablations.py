@@ -552,7 +552,7 @@ def _looked_around(swap: Swap) -> None:
 
 @ablation("vanished", "nobody looks for what a member has written that vanished")
 def _vanished(swap: Swap) -> None:
-    swap(upkeep.Upkeep, "want_load", lambda held: lambda self, since, ago: None)
+    swap(upkeep.Upkeep, "look_after", lambda held: lambda self, since, ago: None)
 
 
 @ablation("covers", "a sibling's row is taken over whether it knew as much or not")

@@ -186,10 +186,8 @@ def test_what_was_written_after_a_complete_load_of_the_donor_arrives(kind: Kind)
                 pass
             pair.donor.end_load(load)
             pair.say(pair.donor.confirmation(load))
-        for key in (
-            number,
-            39 - number,
-        ):  # of some the chunk is there already, of others still to come
+        # Of some the chunk is there already, of others still to come.
+        for key in (number, 39 - number):
             pair.write(kind, Row(key if kind is Kind.UPDATE else 1_000 + key, 2, "changed"))
 
     pair.transfer(between)
@@ -559,9 +557,7 @@ def test_a_donor_in_doubt_of_what_it_has_told_gives_a_copy_that_is_compared() ->
     assert not pair.replica.agreement.met("donor")  # their copies were not equal
 
 
-def test_a_copy_of_which_events_have_not_arrived_is_not_taken_from_a_donor_in_doubt_either() -> (
-    None
-):
+def test_a_copy_of_which_events_are_missing_is_not_taken_from_a_donor_in_doubt() -> None:
     pair = Pair()
     frames = list(pair.frames(clean=False))
     footer = replace(decode_frame(frames[-1]), vector={"donor": 999}, digest=1)
