@@ -397,8 +397,10 @@ class World:
         round_trips = ROUND_TRIPS * (plan.broker_latency + plan.source_latency)
         faults = [step for step in faults if step.what != "start" or step.at > plan.seconds - JOIN]
         if all(step.what in PASSING for step in faults):
-            # What is asked for a copy is to be had after a while only, if the question was lost.
-            asking = TRANSFERS if any(step.what == "lossy" for step in faults) else 0.0
+            # What is asked for a copy is to be had after a while only, if the question was lost: on its way, or
+            # with all else that was waiting where there is room for a few.
+            loses = plan.inbox < 10_000 or any(step.what == "lossy" for step in faults)
+            asking = TRANSFERS if loses else 0.0
             return MILD * plan.heartbeat + round_trips + asking
         longest = max((step.lasts for step in faults if _of_source(step)), default=0.0)
         backoff = min(30.0, 2 * longest + 1.0)
