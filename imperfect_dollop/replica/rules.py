@@ -14,7 +14,8 @@ base differs, content differs                           ignored, doubt
 base is what is held, but it was written before that    as if the base differed
 was last read again, or updates to an older version,
 or nothing is held, and it is older than tombstones,
-or no row, and it was late, or all was just read here
+or no row, and it was late; or it comes or goes just
+after all was read here
 time beyond the drift bound, or content unreadable      ignored, doubt
 the content is not in the event (REREAD)                doubt
 in doubt, and a sibling's re-read answers all of it     what it found is held, and the doubt is over
@@ -110,9 +111,11 @@ class Rules(Generic[K, V]):
                 return holding.contradicted(key, event.stamp)
             return holding.doubt(key)
         since_proven = event.stamp.time >= holding.proven(key)
-        lately = at(now - LATE_SECONDS)
-        if key not in table.live and (event.stamp.time < lately or holding.refreshed >= lately):
-            # Under way for long, or while everything was read here: by another clock it may be from before that.
+        lately, comes = at(now - LATE_SECONDS), key not in table.live
+        just_read = holding.refreshed >= lately
+        if (comes and (just_read or event.stamp.time < lately)) or (entity is None and just_read):
+            # Under way for long, or while everything was read here: by another clock it may be from before that. And
+            # the versions of what comes and goes, which begin anew, do not say which is the later one.
             since_proven = event.stamp.time >= holding.proven(key) + at(MAX_DRIFT)
         if since_proven and disputes.settles(key, held, answers):
             if not holding.admit(key, entity, event.stamp):

@@ -122,7 +122,7 @@ class Database:
         self.lines: dict[int, Line] = {}
         self.commits = 0
         self.busy_until = (
-            0.0  # the last moment at which a call that has begun may still change something
+            0.0  # the last moment at which a call that has begun may still do something
         )
         self.unannounced: list[str] = []  # commits that no node can know of
         self.outcomes: dict[str, int] = {}  # by operation: the place that its write made
@@ -246,8 +246,10 @@ class Database:
         begins = loop.now + slow * _latency(seed, "begin", who)
         works = begins + slow * _latency(seed, "work", who)
         works += trouble.locked if write else 0.0
-        self.busy_until = max(self.busy_until, works)
         answers = works + slow * _latency(seed, "answer", who)
+        # Of a call that nothing can end its node hears only when it has been answered.
+        stubborn = self.plan.stubborn and write
+        self.busy_until = max(self.busy_until, answers if stubborn else works)
         answer: asyncio.Future[R] = loop.create_future()
         if trouble.hangs or draw(seed, "hung", who) < trouble.hung:
             if write and draw(seed, "hung-commits", who) < 0.5:
@@ -262,7 +264,7 @@ class Database:
         if lost:
             gone = ConnectionResetError("the connection was lost")
             loop.arrive(host, answers, _fail, answer, gone)
-        if self.plan.stubborn and write:
+        if stubborn:
             return await _stubborn(answer)
         return await answer
 

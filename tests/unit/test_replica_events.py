@@ -179,6 +179,20 @@ def test_a_new_row_that_is_told_of_just_after_everything_was_read_here_is_doubtf
     assert give(replica, update(TWO, 6, S1), second=5) == []  # it stands on what was read
 
 
+def test_so_is_the_end_of_a_row_that_was_just_read() -> None:
+    # It may be there again, and the same as before.
+    replica = holding()
+    load = replica.begin_load(NOW + 3)
+    replica.answered(load, NOW + 4)
+    for piece in replica.replace(load, dict(replica.table.live)):
+        assert piece == []
+    replica.end_load(load)
+    assert doubts(give(replica, delete(1, 1, 6, S1), second=5)) == {1}
+    assert replica.table.live == {1: ONE}
+    other = holding()
+    assert give(other, delete(1, 1, 6, S1), second=5) == []  # who has not read all of it
+
+
 def test_the_proof_survives_an_older_event_of_the_same_content() -> None:
     # All of b's events are older than our reading of the source, so none of them may go unchecked.
     replica = holding()
