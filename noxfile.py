@@ -14,7 +14,7 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s sample                          # five instances of examples/students, to use
     python3 -m nox -s sample -- --check               # the same, with everything taken away in turn
     python3 -m nox -s fuzz -- --seconds 600           # search every decoder for inputs that it fails on
-    python3 -m nox -s bench -- propagation            # a benchmark, see benchmarks/README.md
+    python3 -m nox -s bench -- hits                   # a benchmark, see benchmarks/README.md; without a name all
     python3 -m nox -s soak -- --minutes 10 --broker rabbitmq  # ten processes, random faults, and a judge
     python3 -m nox -s lock -- --upgrade               # what docker/Dockerfile installs
 
@@ -213,9 +213,9 @@ def sample(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def bench(session: nox.Session) -> None:
-    """Run a benchmark: ``-- NAME``, and its arguments; ``-- --help`` names them all."""
-    session.install(".[all]")
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    """Run all benchmarks, or one: ``-- NAME``, and its arguments; ``-- --help`` names them."""
+    session.install(".[all]", *group("bench"))
+    session.run("python", "-m", "benchmarks", *(session.posargs or ["all", "--json"]))
 
 
 @nox.session(python=PYTHON)

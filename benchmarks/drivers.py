@@ -13,7 +13,7 @@ import redis.asyncio
 from aio_pika.abc import AbstractIncomingMessage
 from anyio import create_task_group
 
-__all__ = ["DRIVERS", "listen", "publisher", "server"]
+__all__ = ["DRIVERS", "listen", "payload", "publisher", "versions"]
 
 Arrived: TypeAlias = Callable[[bytes], None]
 Publish: TypeAlias = Callable[[bytes], Awaitable[object]]
@@ -25,8 +25,13 @@ SECONDS: Final = 5.0
 """For an answer of the server."""
 
 
-async def server(kind: str, url: str) -> dict[str, str]:
-    """Versions of the server and its driver. Raises `OSError`, or an error of the driver, if it is away."""
+def payload(number: int, size: int) -> bytes:
+    """What is carried for the message with this number: as long as one of ours."""
+    return b"%d " % number + b"x" * (size - len(b"%d " % number))
+
+
+async def versions(kind: str, url: str) -> dict[str, str]:
+    """Of the server and its driver. Raises `OSError`, or an error of the driver, if it is away."""
     async with asyncio.timeout(SECONDS):
         if kind == "redis":
             async with redis.asyncio.Redis.from_url(url) as client:

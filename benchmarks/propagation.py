@@ -9,45 +9,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
-import multiprocessing
-import os
 import secrets
+import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from imperfect_dollop import FunctionSource, Node, Repository
+from imperfect_dollop.replica.messages import Events, encode
 
-from .arrivals import ROWS, Row, after, bare_payload, receive
-from .drivers import publisher, server
-from .figures import Comparison, Mistake, machine, p50, p99
+from .children import Child, Parent, child
+from .drivers import listen, payload, publisher, versions
+from .figures import Mistake, Rounds, Skipped, percentile
+from .pairs import ROWS, Source, after, before, receiving, writing
+from .servers import add_server, server
 
 __all__ = ["add_arguments", "run"]
 
-URLS: Final = {
-    "redis": ("DOLLOP_REDIS_URL", "redis://127.0.0.1:6379"),
-    "rabbitmq": ("DOLLOP_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672/"),
-}
-"""Where a broker is looked for: the variable, and what holds without it."""
+KINDS: Final = ("redis", "rabbitmq")
 
 WARM_UP: Final = 100
 """Writes of each side before the first round."""
 
-START_SECONDS: Final = 30.0
-"""For the other process to start and to have its copy."""
+PATIENCE: Final = 10.0
+"""Seconds for what was sent to arrive."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    for kind, (variable, usual) in URLS.items():
-        parser.add_argument(
-            f"--{kind}",
-            metavar="URL",
-            default=os.environ.get(variable, usual),
-            help=f"the server (${variable}, else {usual})",
-        )
+    add_server(parser, *KINDS)
     numbers = {
         "--rounds": (20, "rounds of each side"),
         "--writes": (100, "writes in a round"),
@@ -59,133 +48,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """Measure, print a table, and return all figures. Raises `Mistake`."""
-    figures: dict[str, object] = {"benchmark": "propagation", **machine()}
-    print(
-        f"{figures['cores']} cores, Python {figures['python']}, load average {figures['load']};"
-        f" {arguments.rounds} rounds of {arguments.writes} writes, {arguments.pause} ms apart"
-    )
-    compared = 0
-    for kind in URLS:
-        url: str = getattr(arguments, kind)
+async def run(arguments: argparse.Namespace) -> dict[str, object]:
+    """Measure, print, and return the figures. Raises `Mistake`."""
+    figures: dict[str, object] = {}
+    for kind in KINDS:
         try:
-            versions = asyncio.run(server(kind, url))
-        except Exception as error:
-            print(f"{kind}: skipped, there is no server ({type(error).__name__}: {error})")
-            continue
-        comparison, size = asyncio.run(_compare(kind, url, arguments))
-        found = _figures(comparison)
-        print(
-            f"{kind} {versions['server']}, {versions['driver']}, messages of {size} bytes:"
-            f" ratio {found['ratio']} ({found['ratio_lowest']} to {found['ratio_highest']})\n"
-            f"    ours  p50 {found['p50_us']:>7} us   p99 {found['p99_us']:>7} us\n"
-            f"    bare  p50 {found['bare_p50_us']:>7} us   p99 {found['bare_p99_us']:>7} us"
-        )
-        figures |= {f"{kind}_{name}": value for name, value in (found | versions).items()}
-        figures[f"{kind}_bytes"] = size
-        compared += 1
-    if not compared:
+            async with server(kind, arguments) as url:
+                figures |= await _compare(kind, url, arguments)
+        except Skipped as skipped:
+            print(f"  {kind} is left out: {skipped}")
+    if not figures:
         raise Mistake("no broker was there")
     return figures
 
 
-def _figures(comparison: Comparison) -> dict[str, float]:
-    return {
-        "ratio": round(comparison.ratio, 2),
-        "ratio_lowest": round(min(comparison.ratios), 2),
-        "ratio_highest": round(max(comparison.ratios), 2),
-        "p50_us": round(p50(comparison.ours), 1),
-        "p99_us": round(p99(comparison.ours), 1),
-        "bare_p50_us": round(p50(comparison.bare), 1),
-        "bare_p99_us": round(p99(comparison.bare), 1),
-    }
-
-
-async def _compare(kind: str, url: str, arguments: argparse.Namespace) -> tuple[Comparison, int]:
-    """Both sides in turn; and the size of a message."""
+async def _compare(kind: str, url: str, arguments: argparse.Namespace) -> dict[str, object]:
+    """Both sides in turn."""
     name = f"bench-{secrets.token_hex(4)}"
     source = Source()
-    repository: Repository[int, Row] = Repository(
-        Row, source=source.functions(), version="version", ttl=None
-    )
-    pause = arguments.pause / 1_000
-    ours: list[list[float]] = []
-    bare: list[list[float]] = []
+    rounds = Rounds()
+    found = await versions(kind, url)
     async with (
-        Node(url, repository, namespace=name, startup="raise"),
+        writing(url, name, source) as repository,
         publisher(kind, url, name) as publish,
-        _other_process(kind, url, name) as arrivals,
+        child("receiver", _receive, kind, url, name) as receiver,
     ):
-        updates = Side("ours", lambda write: repository.update(_before(write)), pause, arrivals)
-        await updates.samples(WARM_UP)
-        size = updates.size
-        messages = Side("bare", lambda write: publish(bare_payload(write, size)), pause, arrivals)
-        await messages.samples(WARM_UP)
+        if (rows := await receiver.told()) != ROWS:
+            raise Mistake(f"{kind}: the other process has {rows} of {ROWS} rows")
+        pause = arguments.pause / 1_000
+        ours = Side("ours", lambda write: repository.update(before(write)), pause, receiver)
+        await ours.samples(WARM_UP)
+        size = ours.size
+        bare = Side("bare", lambda write: publish(payload(write, size)), pause, receiver)
+        await bare.samples(WARM_UP)
+        for side in (ours, bare):
+            side.taken.clear()
         for _ in range(arguments.rounds):
-            ours.append(await updates.samples(arguments.writes))
-            bare.append(await messages.samples(arguments.writes))
-        if source.loads != 1 or source.updates != updates.begun or messages.size != size:
+            for side in (ours, bare):
+                rounds.add(side.name, statistics.median(await side.samples(arguments.writes)))
+        if source.loads != 1 or source.updates != ours.begun or bare.size != size:
             raise Mistake(
                 f"{kind}: {source.loads} loads and {source.updates} updates of the source for"
-                f" {updates.begun} writes; messages of {size} and {messages.size} bytes"
+                f" {ours.begun} writes; messages of {size} and {bare.size} bytes"
             )
-        if repository.stats.events_sent != updates.begun:
-            raise Mistake(
-                f"{kind}: {repository.stats.events_sent} events for {updates.begun} writes"
-            )
-    return Comparison(ours, bare), size
-
-
-def _before(write: int) -> Row:
-    """What the application hands over: the new row with the version that it has read."""
-    row = after(write)
-    return dataclasses.replace(row, version=row.version - 1)
-
-
-class Source:
-    """Answers at once and stores nothing; counts what it was asked."""
-
-    def __init__(self) -> None:
-        self.loads = 0
-        self.updates = 0
-
-    def functions(self) -> FunctionSource[int, Row]:
-        """As a repository takes it."""
-        return FunctionSource(
-            load_all=self._load_all, create=_never, update=self._update, delete=_never
-        )
-
-    async def _load_all(self) -> list[Row]:
-        self.loads += 1
-        return [Row(number, f"Student {number}", "Berlin") for number in range(ROWS)]
-
-    async def _update(self, row: Row) -> Row:
-        self.updates += 1
-        return dataclasses.replace(row, version=row.version + 1)
-
-
-async def _never(given: object) -> None:
-    raise AssertionError(f"nothing is created or deleted here, and {given!r} was")
+        if repository.stats.events_sent != ours.begun:
+            raise Mistake(f"{kind}: {repository.stats.events_sent} events for {ours.begun} writes")
+    ratio = rounds.ratio("ours", "bare")
+    print(f"  {kind} {found['server']}, {found['driver']}, messages of {size} bytes")
+    figures: dict[str, object] = {**ratio.figures(f"{kind}_ratio"), f"{kind}_bytes": size}
+    for side in (ours, bare):
+        p50, p99 = rounds.median(side.name), percentile(side.taken, 99)
+        figures |= {
+            f"{kind}_{side.name}_p50_us": round(p50),
+            f"{kind}_{side.name}_p99_us": round(p99),
+        }
+        print(f"    {side.name}  p50 {p50:>7,.0f} us   p99 {p99:>7,.0f} us")
+    print(f"  {kind}_ratio: {ratio}")
+    return figures | {f"{kind}_{what}": text for what, text in found.items()}
 
 
 class Side:
     """One of the two ways from process to process."""
 
     def __init__(
-        self,
-        name: str,
-        write: Callable[[int], Awaitable[object]],
-        pause: float,
-        arrivals: Callable[[str, int], Awaitable[tuple[list[int], int]]],
+        self, name: str, write: Callable[[int], Awaitable[object]], pause: float, receiver: Child
     ) -> None:
+        self.name = name
         self.begun = 0
         self.size = 0
         """Bytes of the last message that arrived."""
-        self._name = name
+        self.taken: list[float] = []
+        """All samples so far."""
         self._write = write
         self._pause = pause
-        self._arrivals = arrivals
+        self._receiver = receiver
 
     async def samples(self, count: int) -> list[float]:
         """Microseconds from the beginning of each of `count` writes to its arrival."""
@@ -195,46 +131,70 @@ class Side:
             began.append(time.monotonic_ns())  # the same clock in all processes of a machine
             await self._write(self.begun)
             self.begun += 1
-        arrived, self.size = await self._arrivals(self._name, count)
+        answer: tuple[list[int], int] | None = await self._receiver.ask((self.name, count))
+        if answer is None:
+            raise Mistake(f"{self.name}: not every write arrived, in order and as it was sent")
+        arrived, self.size = answer
         samples = [(end - start) / 1_000 for start, end in zip(began, arrived, strict=True)]
         if min(samples) <= 0:
-            raise Mistake(f"{self._name}: a write arrived before it began: no common clock")
+            raise Mistake(f"{self.name}: a write arrived before it began: no common clock")
+        self.taken += samples
         return samples
 
 
-@asynccontextmanager
-async def _other_process(
-    kind: str, url: str, name: str
-) -> AsyncIterator[Callable[[str, int], Awaitable[tuple[list[int], int]]]]:
-    """The receiving process; to be asked when the next writes of a side arrived, and how large they were."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=receive, args=(kind, url, name, there))
-    process.start()
-    there.close()  # so that its end is noticed here
+class Arrivals:
+    """When each write arrived, in order. `right(number)` is asked after the time was taken."""
 
-    async def answer(seconds: float) -> Any:
-        if not await asyncio.to_thread(here.poll, seconds):
-            raise TimeoutError(f"no answer in {seconds:g} s")
-        return here.recv()
+    def __init__(self, right: Callable[[int], bool]) -> None:
+        self.times: list[int] = []
+        self.size = 0
+        self._right = right
+        self._reported = 0
+        self._news = asyncio.Event()
 
-    async def arrivals(side: str, count: int) -> tuple[list[int], int]:
-        here.send((side, count))
-        found: tuple[list[int], int] | None = await answer(START_SECONDS)
-        if found is None:
-            raise Mistake(f"{kind}, {side}: not every write arrived, in order and as it was sent")
-        return found
+    def note(self, now: int) -> None:
+        """Something has arrived; it counts if it is what was due next."""
+        while self._right(len(self.times)):
+            self.times.append(now)
+        self._news.set()
 
-    try:
-        rows = await answer(START_SECONDS)
-        if rows != ROWS:
-            raise Mistake(f"{kind}: the other process has {rows} of {ROWS} rows")
-        yield arrivals
-        here.send(None)
-        await asyncio.to_thread(process.join, START_SECONDS)
-    except (EOFError, OSError, TimeoutError) as error:
-        raise Mistake(f"{kind}: the other process has failed, see above ({error!r})") from error
-    finally:
-        process.kill()
-        process.join()
-        here.close()
+    async def report(self, count: int) -> list[int]:
+        """The times of the next `count` writes."""
+        begin, self._reported = self._reported, self._reported + count
+        async with asyncio.timeout(PATIENCE):
+            while len(self.times) < self._reported:
+                self._news.clear()
+                await self._news.wait()
+        return self.times[begin:]
+
+
+async def _receive(parent: Parent, kind: str, url: str, name: str) -> None:
+    """Answers the number of writes of a side with their times."""
+    last = b""
+
+    def shown(write: int) -> bool:
+        written = after(write)
+        return repository.peek(written.id) == written
+
+    def applied(events: Events) -> None:
+        ours.note(time.monotonic_ns())
+        ours.size = len(encode(events))
+
+    def arrived(message: bytes) -> None:
+        nonlocal last
+        now = time.monotonic_ns()
+        last = message
+        bare.note(now)
+        bare.size = len(message)
+
+    ours = Arrivals(shown)
+    bare = Arrivals(lambda write: last == payload(write, len(last)))
+    sides = {"ours": ours, "bare": bare}
+    async with receiving(url, name, applied) as repository, listen(kind, url, name, arrived):
+        parent.tell(len(repository))
+        while (asked := await parent.asked()) is not None:
+            side, count = asked
+            try:
+                parent.tell((await sides[side].report(count), sides[side].size))
+            except TimeoutError:
+                parent.tell(None)

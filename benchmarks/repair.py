@@ -1,0 +1,115 @@
+"""What it takes to put a hundred wrong rows right, beside a copy of all.
+
+Two nodes in this process, with a broker in memory that counts every byte: what a newcomer takes for its copy, and then
+what goes to and fro until the rows that were changed behind its back are right again, heartbeats included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from imperfect_dollop import FunctionSource, Node, Repository
+from imperfect_dollop.broker import Broker
+from imperfect_dollop.brokers.memory import MemoryBroker
+
+from .copies import right
+from .counting import Counting
+from .figures import Mistake
+from .rows import Row, chunks, row
+
+__all__ = ["add_arguments", "run"]
+
+WRONG: Final = 100
+
+REPAIR_SECONDS: Final = 120.0
+
+LOOK_SECONDS: Final = 0.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument(
+        "--rows", type=int, metavar="N", default=1_000_000, help="rows (%(default)s)"
+    )
+
+
+async def run(arguments: argparse.Namespace) -> dict[str, object]:
+    """Measure, print, and return the figures. Raises `Mistake`."""
+    count: int = arguments.rows
+    broker = Counting(MemoryBroker())
+    donor, joiner = _repository(count), _repository(count)
+    async with Node(cast(Broker, broker), donor, startup="wait"):
+        before = broker.bytes
+        async with Node(cast(Broker, broker), joiner, startup="wait"):
+            copy = broker.bytes - before
+            await _agreed(donor, joiner, count)
+            wrong = random.Random(0).sample(range(count), WRONG)
+            before, began = broker.bytes, time.monotonic()
+            for number in wrong:
+                _spoil(joiner, number)
+            await _agreed(donor, joiner, count)
+            healing, seconds = broker.bytes - before, time.monotonic() - began
+            full = donor.stats.full_loads + joiner.stats.full_loads
+            if full != 1 or joiner.stats.snapshots != 1:
+                raise Mistake(
+                    f"{full} loads and {joiner.stats.snapshots} copies: all was read again"
+                )
+            reads = donor.stats.doubts + joiner.stats.doubts
+    ratio = healing / copy
+    print(
+        f"  {count:,} rows: a copy takes {copy:,} bytes, {WRONG} wrong rows {healing:,} bytes and"
+        f" {seconds:.1f} s; {reads} rows were read from the source\n  bytes_ratio: {ratio:.5f}"
+    )
+    return {
+        "bytes_ratio": round(ratio, 6),
+        "copy_bytes": copy,
+        "repair_bytes": healing,
+        "repair_s": round(seconds, 1),
+        "rows": count,
+    }
+
+
+def _repository(count: int) -> Repository[int, Row]:
+    async def load_many(keys: Sequence[int]) -> list[Row]:
+        return [row(key) for key in keys]
+
+    source: FunctionSource[int, Row] = FunctionSource(
+        load_all=lambda: chunks(count), load_many=load_many
+    )
+    return Repository(Row, source=source, version="version", ttl=None, read_only=True)
+
+
+def _spoil(repository: Repository[int, Row], number: int) -> None:
+    """Another content than anybody has written, which nothing has told of."""
+    session = repository._session
+    assert session is not None
+    table = session.replica.table
+    table.put(number, Row(number, "Nobody", "Nowhere", 0, 1), table.stamp(number))
+
+
+async def _agreed(donor: Repository[int, Row], joiner: Repository[int, Row], count: int) -> None:
+    """Until both have all rows, and know it."""
+    roots = [_root(each) for each in (donor, joiner)]
+    async with asyncio.timeout(REPAIR_SECONDS):
+        # The row that makes them equal is one of many, and nobody is told of it.
+        while roots[0]() != roots[1]() or not all(map(_clean, (donor, joiner))):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
+    if not right(donor, count) or not right(joiner, count):
+        raise Mistake("the copies are equal, and wrong")
+
+
+def _root(repository: Repository[int, Row]) -> Any:
+    session = repository._session
+    assert session is not None
+    return lambda: session.replica.table.root
+
+
+def _clean(repository: Repository[int, Row]) -> bool:
+    session = repository._session
+    assert session is not None
+    return session.upkeep.clean
