@@ -7,6 +7,8 @@ import time
 from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
+import anyio
+
 from .freshness import due_after
 from .replica.replica import Replica
 from .stats import Stats
@@ -24,9 +26,19 @@ SURPLUS: Final = 1_000
 
 NEVER: Final = float("inf")
 
+HOT_SECONDS: Final = 1.0
+"""For which a row that was just found fresh and used is answered without another look."""
+
+MAX_HOT: Final = 100_000
+"""Rows of which that holds: to forget them all takes a millisecond or two."""
+
 
 class Ages(Generic[K, V]):
     """When each held key was read; keeps within `max_entries` by dropping the least recently used.
+
+    A row that is used is `hot` until the second is over, if it is fresh for as long: nothing needs to be looked up but
+    the row itself, neither its age nor its place among those that were used. So which one is the least recently used
+    is known to the second. Whatever changes a row takes it out, see `Table.hot`; `run` takes out all.
 
     Times are monotonic seconds; `ttl` (``None`` for never) and `missing_ttl` are seconds.
     """
@@ -50,6 +62,8 @@ class Ages(Generic[K, V]):
         self._last: float | None = None
         self._rows: OrderedDict[K, tuple[float, float]] = OrderedDict()  # read at, fresh until
         self._misses: OrderedDict[K, float] = OrderedDict()  # remembered until
+        self.hot: dict[K, V] = replica.table.hot
+        self._hot_until = 0.0  # monotonic; nothing is hot before `run`
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -98,7 +112,22 @@ class Ages(Generic[K, V]):
             return False
         if self._max_entries is not None:
             self._rows.move_to_end(key)
-        return time.monotonic() < times[1]
+        _, until = times
+        now = time.monotonic()
+        if now < self._hot_until <= until and len(self.hot) < MAX_HOT:
+            self.hot[key] = self._replica.table.live[key]
+        return now < until
+
+    async def run(self) -> None:
+        """Forget every second what is hot; never returns."""
+        try:
+            while True:
+                self._hot_until = time.monotonic() + HOT_SECONDS
+                await anyio.sleep(HOT_SECONDS)
+                self.hot.clear()
+        finally:
+            self._hot_until = 0.0
+            self.hot.clear()
 
     def missing(self, key: K) -> bool:
         """Whether the key is known to be absent."""
@@ -115,6 +144,7 @@ class Ages(Generic[K, V]):
     def expire_all(self) -> None:
         """Whatever is held may be out of date, or is being read; it is read again when asked for."""
         self._replica.window.touch_all()
+        self.hot.clear()
         for key, (read, _) in self._rows.items():
             self._rows[key] = (read, 0.0)
         for key in self._misses:

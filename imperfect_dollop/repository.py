@@ -80,7 +80,7 @@ class Repository(Generic[K, V]):
     missing_ttl:
         seconds for which an absent key is remembered (on demand).
     max_entries:
-        most rows held, the least recently used go first (on demand); ``None`` for no bound.
+        most rows held, the least recently used, to the second, go first (on demand); ``None`` for no bound.
     bootstrap:
         where a cold node looks, in order: ``"sibling"``, ``"source"``, or an async function of the
         repository that yields entities.
@@ -166,8 +166,8 @@ class Repository(Generic[K, V]):
         self._alone: Supervisor | None = None
         self._session: Session[K, V] | None = None
         self._last_stats = Stats()
-        # Rows that may be answered with nothing else to consider: all of them, or none, as when they are older
-        # than ttl, which is to be counted.
+        # Rows that may be answered with nothing else to consider. Of a whole set all of them, or none, as when they
+        # are older than ttl, which is to be counted; on demand see `Ages`.
         self._hot: dict[K, V] = {}
         self._hits = 0
 
@@ -241,11 +241,13 @@ class Repository(Generic[K, V]):
             heartbeat=heartbeat,
             away=away,
         )
+        self._session = session
+        self._hits = 0
         if self._options.preload:
             session.upkeep.on_warm = self._heat
             session.upkeep.on_stale = session.upkeep.on_cold = self._cool
-        self._session = session
-        self._hits = 0
+        elif not self._copy:
+            self._hot = session.ages.hot
         return session
 
     def detach(self) -> None:
@@ -273,24 +275,29 @@ class Repository(Generic[K, V]):
         `TooStaleError` raised if that fails. Other errors: `NotReadyError`, `ClosedError`,
         `SourceUnavailableError`, `LoadTimeoutError`, and `InvalidEntityError` for an unhashable key.
         """
-        try:
-            entity = self._hot.get(key)
-        except TypeError as error:
-            raise self._unhashable(key) from error
-        if entity is not None and max_staleness is None:
-            self._hits += 1
-            return entity
+        if max_staleness is None:
+            try:
+                entity = self._hot[key]
+            except KeyError:
+                pass
+            except TypeError as error:
+                raise self._unhashable(key) from error
+            else:
+                self._hits += 1
+                return entity
+        else:
+            self._check_hashable(key)
         session = self._open()
         if self._options.preload:
             await session.filling.warm()
             if max_staleness is not None:
                 await self._not_older(session, key, max_staleness)
                 await session.filling.warm()  # everything may have been dropped meanwhile
-            entity = session.replica.table.live.get(key)
-            if entity is None:
+            row = session.replica.table.live.get(key)
+            if row is None:
                 self._keys.encode(key)  # a key of another type is a mistake, not an absent row
-            self._count(session, hits=entity is not None, misses=entity is None)
-            return self._out(entity)
+            self._count(session, hits=row is not None, misses=row is None)
+            return self._out(row)
         return self._out(await self._get_on_demand(session, key, max_staleness))
 
     async def get_many(self, keys: Iterable[K]) -> dict[K, V]:
@@ -328,10 +335,11 @@ class Repository(Generic[K, V]):
     def peek(self, key: K) -> V | None:
         """What is in memory for the key now, or ``None``. Raises `NotReadyError` before there is anything."""
         try:
-            entity = self._hot.get(key)
+            return self._hot[key]
+        except KeyError:
+            return self._out(self._live().get(key))
         except TypeError as error:
             raise self._unhashable(key) from error
-        return self._out(self._live().get(key)) if entity is None else entity
 
     def __getitem__(self, key: K) -> V:
         entity = self.peek(key)

@@ -193,6 +193,8 @@ class Session(Generic[K, V]):
         self._supervisor.keep(self.upkeep.run, name=f"upkeep of {self.label}")
         self._supervisor.keep(self._sweep, name=f"sweeping of {self.label}")
         self._supervisor.keep(self.scrub.run, name=f"scrubbing of {self.label}")
+        if not self.options.preload:
+            self._supervisor.keep(self.ages.run, name=f"ages of {self.label}")
 
     async def started(self) -> None:
         """Wait until there is data, or the first attempt to get it has failed."""

@@ -45,6 +45,7 @@ class Table(Generic[K, V]):
         "buckets",
         "dead",
         "forgotten",
+        "hot",
         "live",
         "root",
         "stamps",
@@ -54,6 +55,9 @@ class Table(Generic[K, V]):
         self._keys = keys
         self._rows = rows
         self.live: dict[K, V] = {}
+        # Rows of which a reader has found out all there is to consider; whoever puts them here says for how long that
+        # holds. Never another object than the one that is live.
+        self.hot: dict[K, V] = {}
         self.stamps: dict[K, Stamp] = {}
         self.dead: dict[K, Stamp] = {}  # in the order in which they died
         self.buckets: list[int] = [0] * BUCKETS
@@ -74,6 +78,7 @@ class Table(Generic[K, V]):
         self._count(key_bytes, hashed - self._hashes.get(key, 0))
         self._hashes[key] = hashed
         self.dead.pop(key, None)
+        self.hot.pop(key, None)
         self.live[key] = entity
         self.stamps[key] = stamp
 
@@ -97,7 +102,7 @@ class Table(Generic[K, V]):
 
     def clear(self) -> None:
         """Hold nothing at all."""
-        for held in (self.live, self.stamps, self.dead, self._hashes):
+        for held in (self.live, self.hot, self.stamps, self.dead, self._hashes):
             held.clear()
         self.buckets[:] = [0] * BUCKETS
         self.root = 0
@@ -178,6 +183,7 @@ class Table(Generic[K, V]):
         if hashed is not None:
             self._count(self._keys.encode(key), -hashed)
             del self.live[key], self.stamps[key]
+            self.hot.pop(key, None)
 
     def _count(self, key_bytes: bytes, difference: int) -> None:
         bucket = key_hash(key_bytes) % BUCKETS

@@ -15,6 +15,7 @@ from imperfect_dollop import (
     TooStaleError,
 )
 
+from .clockwork import clockwork
 from .school import (
     SchoolSource,
     Student,
@@ -200,6 +201,61 @@ async def test_no_more_than_max_entries_are_held_and_the_least_used_goes() -> No
         await repo.create(Student(11, "Eve"))
         assert len(repo) == 3
         assert 11 in repo
+
+
+@clockwork
+async def test_a_row_in_constant_use_is_read_again_when_it_is_stale() -> None:
+    source = SchoolSource(ADA)
+    async with repository(source, preload=False, ttl=10, jitter=0) as repo:
+        for _ in range(95):  # 9.5 seconds, in which it is read ten times a second
+            assert await repo.get(1) == ADA
+            await asyncio.sleep(0.1)
+        source.put(newer := dataclasses.replace(ADA, name="Ada L.", version=2))
+        assert (repo.stats.hits, repo.stats.misses, repo.stats.stale_served) == (94, 1, 0)
+        await asyncio.sleep(0.6)
+        assert await repo.get(1) == ADA
+        assert repo.stats.stale_served == 1
+        await asyncio.sleep(0)
+        await eventually(lambda: repo.peek(1) == newer)
+        assert source.calls == {"load": 2}
+
+
+@clockwork
+async def test_a_row_in_constant_use_stays() -> None:
+    source = SchoolSource(*students(100))
+    async with repository(source, preload=False, max_entries=3) as repo:
+        for key in range(1, 101):
+            await repo.get(key)
+            for _ in range(
+                10
+            ):  # by the second: whoever is used in one is not looked at again in it
+                assert await repo.get(1) is not None
+                await asyncio.sleep(0.2)
+        assert source.calls == {"load": 100}
+        assert sorted(repo.keys()) == [1, 99, 100]
+
+
+async def test_a_row_that_changes_while_it_is_in_use_is_shown() -> None:
+    source = SchoolSource(ADA, BOB)
+    async with repository(source, preload=False, ttl=60) as repo:
+        for _ in range(3):
+            assert await repo.get(1) == ADA
+        ada = await repo.update(dataclasses.replace(ADA, name="Ada L."))
+        for _ in range(3):
+            assert await repo.get(1) == repo[1] == ada
+        await repo.delete(1)
+        assert await repo.get(1) is None
+        assert repo.peek(1) is None
+        assert await repo.get(2) == await repo.get(2) == BOB
+        source.put(bob := dataclasses.replace(BOB, name="Robert", version=2))
+        await repo.invalidate(2)
+        assert await repo.get(2) == await repo.get(2) == bob
+        source.put(bob := dataclasses.replace(bob, name="Rob", version=3))
+        await repo.clear()
+        assert await repo.get(2) == await repo.get(2) == bob
+        source.put(bob := dataclasses.replace(bob, name="Bob", version=4))
+        await repo.refresh()
+        assert await repo.get(2) == bob
 
 
 async def test_writes_are_held() -> None:
