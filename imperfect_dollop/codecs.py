@@ -42,9 +42,14 @@ key_hash: Final = xxhash.xxh3_64_intdigest
 """64-bit hash of a key's bytes; the same in every process, unlike `hash`."""
 
 
+_KEPT: Final = 2**60 - 1
+"""Bits of a row's hash. There is one for every row, and CPython's ints of up to 60 bits take 16 bytes less than longer
+ones."""
+
+
 def content_hash(key_bytes: bytes, content: bytes) -> int:
-    """64-bit hash of one row, bound to its key."""
-    return xxhash.xxh3_64_intdigest(content, key_hash(key_bytes))
+    """60-bit hash of one row, bound to its key."""
+    return xxhash.xxh3_64_intdigest(content, key_hash(key_bytes)) & _KEPT
 
 
 class EntityCodec(Generic[V]):

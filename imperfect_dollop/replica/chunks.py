@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from ..errors import ProtocolError
 from .messages import Chunk, DeadRow, LiveRow
 from .replica import Replica
 from .stamp import Stamp
 
-__all__ = ["CHUNK_BYTES", "ChunkMaker", "decoded"]
+__all__ = ["CHUNK_BYTES", "ChunkMaker", "Stamps", "decoded"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 CHUNK_BYTES: Final = 64 << 10
 """A chunk is closed past this: large enough to hide a round trip, small enough to encode in under a millisecond."""
+
+MAX_SHARED: Final = 10_000
+"""Stamps that are remembered for the rows to come; where each row has its own it would be for nothing."""
 
 
 class ChunkMaker(Generic[K, V]):
@@ -51,9 +54,19 @@ class ChunkMaker(Generic[K, V]):
         return Chunk(self.buckets, more, vector, list(self._origins), self._live, self._dead)
 
 
-def decoded(replica: Replica[K, V], chunk: Chunk) -> list[tuple[int, K, V | None, Stamp]]:
-    """The entries of a chunk, each with its bucket. Raises `ProtocolError` if one of them is unusable."""
+Stamps: TypeAlias = dict[tuple[int, int, str], Stamp]
+
+
+def decoded(
+    replica: Replica[K, V], chunk: Chunk, stamps: Stamps
+) -> list[tuple[int, K, V | None, Stamp]]:
+    """The entries of a chunk, each with its bucket. Raises `ProtocolError` if one of them is unusable.
+
+    Most rows were loaded at once: equal stamps are one, kept in `stamps` for the next chunk.
+    """
     rows: list[tuple[int, K, V | None, Stamp]] = []
+    if len(stamps) > MAX_SHARED:
+        stamps.clear()
     for row in chunk.live:
         entity = replica.rows.decode(row.content)
         try:
@@ -61,10 +74,10 @@ def decoded(replica: Replica[K, V], chunk: Chunk) -> list[tuple[int, K, V | None
             bucket = replica.table.bucket(key)
         except Exception as error:  # the application's functions, on content from outside
             raise ProtocolError(f"a row without a usable key: {error}") from error
-        rows.append((bucket, key, entity, _stamp(chunk, version, row)))
+        rows.append((bucket, key, entity, _stamp(chunk, version, row, stamps)))
     for grave in chunk.dead:
         key = replica.keys.decode(grave.key)
-        stamp = _stamp(chunk, grave.version, grave)
+        stamp = _stamp(chunk, grave.version, grave, stamps)
         rows.append((replica.table.bucket(key), key, None, stamp))
     asked = set(chunk.buckets)
     for bucket, *_ in rows:
@@ -73,8 +86,13 @@ def decoded(replica: Replica[K, V], chunk: Chunk) -> list[tuple[int, K, V | None
     return rows
 
 
-def _stamp(chunk: Chunk, version: int, row: LiveRow | DeadRow) -> Stamp:
+def _stamp(chunk: Chunk, version: int, row: LiveRow | DeadRow, stamps: Stamps) -> Stamp:
     try:
-        return Stamp(version, row.time, chunk.origins[row.origin])
+        origin = chunk.origins[row.origin]
     except IndexError as error:
         raise ProtocolError("a row of an origin that the chunk does not name") from error
+    name = version, row.time, origin
+    stamp = stamps.get(name)
+    if stamp is None:
+        stamp = stamps[name] = Stamp(*name)
+    return stamp

@@ -101,7 +101,7 @@ class Comparison(Generic[K, V]):
         if not asked or len(asked) != len(chunk.buckets) or not asked <= self._expected:
             raise ProtocolError("buckets that were not announced, or twice")
         table, newer = self._replica.table, self._covers(chunk.vector)
-        for bucket, key, entity, stamp in decoded(self._replica, chunk):
+        for bucket, key, entity, stamp in decoded(self._replica, chunk, {}):
             self._here[bucket].pop(key, None)
             if not table.same(key, entity):
                 self._other.append((key, entity, stamp, newer))

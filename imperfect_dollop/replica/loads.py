@@ -83,6 +83,7 @@ class Loads(Generic[K, V]):
         holding = self._holding
         version_of, table, untouched = holding.version_of, holding.table, holding.window.untouched
         found: list[Event] = []
+        stamps: dict[int, Stamp] = {}  # by version: most rows of a load can share one
         holding.window.overtake(load)
         for count, key in enumerate(holding.disputes.keys(), 1):
             counts, event = self.loaded(load, key, rows.get(key))
@@ -100,7 +101,10 @@ class Loads(Generic[K, V]):
                     if holding.restore(key, entity):
                         load.altered.append(key)
                 else:
-                    stamp = Stamp(version_of(entity), load.began, holding.origin)
+                    version = version_of(entity)
+                    stamp = stamps.get(version)
+                    if stamp is None:
+                        stamp = stamps[version] = Stamp(version, load.began, holding.origin)
                     if tell:
                         found.append(
                             holding.event(Kind.FOUND, key, entity, stamp, table.stamp(key))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from ..errors import InvalidEntityError, ProtocolError
-from .chunks import CHUNK_BYTES, ChunkMaker, decoded
+from .chunks import CHUNK_BYTES, ChunkMaker, Stamps, decoded
 from .effects import Cleared, Effect
 from .frames import Frames
 from .messages import Chunk, Footer, Header, Take, encode
@@ -119,6 +119,7 @@ class Joiner(Generic[K, V]):
         self._written = replica.written
         self._known = replica.vector
         self._latest = 0  # the latest time in any of it
+        self._stamps: Stamps = {}
         self._played: set[K] = set()  # keys that came with events only
         self.rows: int = 0
 
@@ -229,7 +230,7 @@ class Joiner(Generic[K, V]):
         wrong = [bucket for bucket in chunk.buckets if bucket >= BUCKETS or bucket in self._vectors]
         if wrong or not chunk.buckets:
             raise ProtocolError(f"buckets that were not asked for: {wrong}")
-        rows = decoded(replica, chunk)  # all of them, before any is taken over
+        rows = decoded(replica, chunk, self._stamps)  # all of them, before any is taken over
         last = chunk.buckets[-1]
         if chunk.buckets[:-1] and chunk.more:
             self._partial = []
