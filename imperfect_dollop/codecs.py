@@ -47,9 +47,9 @@ _KEPT: Final = 2**60 - 1
 ones."""
 
 
-def content_hash(key_bytes: bytes, content: bytes) -> int:
-    """60-bit hash of one row, bound to its key."""
-    return xxhash.xxh3_64_intdigest(content, key_hash(key_bytes)) & _KEPT
+def content_hash(of_key: int, content: bytes) -> int:
+    """60-bit hash of one row, bound to its key by the `key_hash` of that."""
+    return xxhash.xxh3_64_intdigest(content, of_key) & _KEPT
 
 
 class EntityCodec(Generic[V]):

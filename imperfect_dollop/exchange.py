@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -42,9 +42,8 @@ async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -
     try:
         async with link.send_transfer(address, timeout=TRANSFER_TIMEOUT) as transfer:
             for frame in donor.frames():
-                if frame is not None:
-                    await transfer.send(frame)
-                    stats.snapshot_bytes_given += len(frame)
+                await transfer.send(frame)
+                stats.snapshot_bytes_given += len(frame)
                 await anyio.lowlevel.checkpoint()
         stats.snapshots_given += donor.whole
     finally:
@@ -84,12 +83,12 @@ class Inquiry:
     async def _ask(
         self,
         link: Link,
-        take: Callable[[bytes], Iterable[None]],
+        take: Callable[[bytes], None],
         *,
         buckets: Sequence[int] = (),
         digests: bytes = b"",
     ) -> bool:
-        """Hand every frame of the answer to `take`, which may do more work in steps; whether it came to its end."""
+        """Hand every frame of the answer to `take`; whether it came to its end."""
         replica = self._replica
         self.busy = False
         wanted = Take(
@@ -108,8 +107,7 @@ class Inquiry:
                         await link.publish(encode(wanted))
                     async for chunk in chunks:
                         self._stats.snapshot_bytes += len(chunk)
-                        for _ in take(chunk):
-                            await anyio.lowlevel.checkpoint()
+                        take(chunk)
                         await anyio.lowlevel.checkpoint()
                 return True
             except (BrokerUnavailableError, ProtocolError, TimeoutError) as error:

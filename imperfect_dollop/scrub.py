@@ -59,19 +59,23 @@ class Scrub(Generic[K, V]):
 
     async def _look_at_all(self) -> None:
         table = self._replica.table
-        # A million keys take 10 ms to list, once in a pass. Rows that come later were just put in.
-        keys = list(table.live)
-        done = 0
-        while done < len(keys):
-            began, first = time.perf_counter(), done
+        known = table.known()  # rows that come to where it has been were just put in
+        done, looked_at = False, 0
+        while not done:
+            count = max(len(table.live), 1)
+            began, first = time.perf_counter(), looked_at
             spent = 0.0
-            while done < len(keys) and spent < SLICE_SECONDS:
-                if keys[done] in table.live and not table.intact(keys[done]):
-                    self.found([keys[done]])
-                done += 1
+            while spent < SLICE_SECONDS:
+                key = next(known, None)
+                if done := key is None:
+                    break
+                if key in table.live:
+                    looked_at += 1
+                    if not table.intact(key):
+                        self.found([key])
                 spent = time.perf_counter() - began
-            await anyio.sleep(max(PASS_SECONDS * (done - first) / len(keys), spent / SHARE))
-        if not keys:
+            await anyio.sleep(max(PASS_SECONDS * (looked_at - first) / count, spent / SHARE))
+        if not looked_at:
             await anyio.sleep(PASS_SECONDS)
 
     def found(self, keys: Iterable[Any]) -> None:

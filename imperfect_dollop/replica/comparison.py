@@ -10,7 +10,7 @@ Like a load, a comparison is overtaken by events: what they bring while it is un
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from ..errors import ProtocolError
@@ -39,25 +39,21 @@ class Comparison(Generic[K, V]):
         self._load = replica.begin_load(now)
         self._seen = replica.vector
         self._expected: set[int] = set()  # buckets that are still to come
-        self._here: dict[int, dict[K, None]] = {}  # by bucket: keys that were not found there yet
+        self._here: dict[
+            int, dict[K, None]
+        ] = {}  # by bucket that is coming: keys that were not found there yet
         self._other: list[tuple[K, V | None, Stamp, bool]] = []  # differ; whether they can be newer
         self._absent: list[K] = []  # of which nothing is known there
         self._latest = 0  # the latest time in any of it
         self.digests: bytes = replica.table.digests()
 
-    def take(self, payload: bytes) -> Iterable[None]:
-        """One frame, and what is to be run through before the next one, for it takes long: a step at a time.
-
-        Raises `ProtocolError` for what is no frame of this answer, or comes out of order.
-        """
+    def take(self, payload: bytes) -> None:
+        """One frame. Raises `ProtocolError` for what is none of this answer, or comes out of order."""
         frame = self._frames.take(payload, missing=len(self._expected))
         if isinstance(frame, Header):
             self._open(frame)
-            # Sorts the keys that are held into its buckets. Keys that come later are events, and those stand.
-            return self._replica.table.sort(self._here)
-        if isinstance(frame, Chunk):
+        elif isinstance(frame, Chunk):
             self._compare(frame)
-        return ()
 
     @property
     def footer(self) -> Footer | None:
@@ -94,13 +90,15 @@ class Comparison(Generic[K, V]):
             bucket >= BUCKETS for bucket in header.buckets
         ):
             raise ProtocolError("buckets that cannot be")
-        self._here = {bucket: {} for bucket in header.buckets}
 
     def _compare(self, chunk: Chunk) -> None:
         asked = set(chunk.buckets)
         if not asked or len(asked) != len(chunk.buckets) or not asked <= self._expected:
             raise ProtocolError("buckets that were not announced, or twice")
         table, newer = self._replica.table, self._covers(chunk.vector)
+        for bucket in asked - self._here.keys():
+            # Keys that have come since the beginning, or will, are events, and those stand.
+            self._here[bucket] = dict.fromkeys(table.keys_in(bucket))
         for bucket, key, entity, stamp in decoded(self._replica, chunk, {}):
             self._here[bucket].pop(key, None)
             if not table.same(key, entity):

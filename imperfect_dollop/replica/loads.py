@@ -96,8 +96,7 @@ class Loads(Generic[K, V]):
                 found = []
         for count, (key, entity) in enumerate(rows.items(), 1):
             if untouched(key, load):
-                held = table.stamps.get(key)
-                if held is not None and table.same(key, entity):
+                if key in table.live and table.same(key, entity):
                     if holding.restore(key, entity):
                         load.altered.append(key)
                 else:
@@ -118,25 +117,23 @@ class Loads(Generic[K, V]):
             if count % SLICE == 0:
                 yield found
                 found = []
-        for count, key in enumerate([key for key in table.live if key not in rows], 1):
-            if key in table.live and not untouched(key, load):
-                holding.disbelieve(load, key)
-            elif key in table.live:
-                held = table.stamp(key)
-                stamp = Stamp(held.version, load.began, holding.origin)
-                if tell:
-                    found.append(holding.event(Kind.FOUND, key, None, stamp, held))
-                table.bury(key, stamp)
+        for count, key in enumerate(table.known(), 1):
+            if key not in rows:
+                if not untouched(key, load):
+                    if key in table.live:
+                        holding.disbelieve(load, key)
+                elif key in table.live:
+                    held = table.stamp(key)
+                    stamp = Stamp(held.version, load.began, holding.origin)
+                    if tell:
+                        found.append(holding.event(Kind.FOUND, key, None, stamp, held))
+                    table.bury(key, stamp)
+                else:
+                    holding.still_absent(key, load)
             if count % SLICE == 0:
                 yield found
                 found = []
         yield found
-        found = []
-        for count, key in enumerate([key for key in table.dead if key not in rows], 1):
-            if key in table.dead and untouched(key, load):
-                holding.still_absent(key, load)
-            if count % SLICE == 0:
-                yield found
         if not holding.window.overrun(load):
             holding.disputes.loaded(load.began)
             holding.prove_all(load.began, load.answered)

@@ -484,7 +484,7 @@ class Replica(Generic[K, V]):
             gap = self.gap(f"{last - first + 1} events of {origin} did not arrive")
             return [Resend(origin, first, last) if self.progress.miss(origin, first, last) else gap]
         # On demand nobody begins with a copy that contains what was sent before, and what is read from now on does.
-        if not self.table.stamps and not self.table.dead and self.window.idle:
+        if not self.table.live and not self.table.dead and self.window.idle:
             return []
         return [Resync(f"{origin} has sent events before it was first heard")]
 

@@ -11,7 +11,7 @@ has given is compared with somebody who is sure, or the source, whatever the dig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from ..errors import InvalidEntityError, ProtocolError
@@ -53,8 +53,8 @@ class Donor(Generic[K, V]):
         self._resets = replica.resets
         self.whole: bool = not take.digests  # not only what differs
 
-    def frames(self) -> Iterator[bytes | None]:
-        """The frames in order; ``None`` only gives the event loop its turn.
+    def frames(self) -> Iterator[bytes]:
+        """The frames in order; none takes long to make.
 
         They end without a footer when the donor drops what it holds, from when it has agreed to give; and at a row
         that somebody has changed in place, for what the source had is not known then.
@@ -64,7 +64,7 @@ class Donor(Generic[K, V]):
                 return
             yield frame
 
-    def _frames(self) -> Iterator[bytes | None]:
+    def _frames(self) -> Iterator[bytes]:
         replica, take = self._replica, self._take
         self._number()
         buckets = take.buckets
@@ -74,13 +74,11 @@ class Donor(Generic[K, V]):
         # What is missing now is in no bucket that is the same here and there.
         self._vouched = self._clean()
         yield encode(Header(take.address, fingerprint, vector, replica.confirmed, buckets))
-        # Keys that come after this are events after the vector above, and reach the joiner as such.
-        wanted: dict[int, dict[K, None]] = {bucket: {} for bucket in buckets}
-        yield from replica.table.sort(wanted)
         chunk = ChunkMaker(replica)
-        for bucket, keys in wanted.items():
+        for bucket in buckets:
             chunk.buckets.append(bucket)
-            for key in keys:
+            # Keys that come after this are events after the chunk's vector, and reach the joiner as such.
+            for key in replica.table.keys_in(bucket):
                 if chunk.size >= CHUNK_BYTES:
                     yield self._closed(chunk, more=True)
                     chunk = ChunkMaker(replica)
@@ -133,17 +131,13 @@ class Joiner(Generic[K, V]):
         self._replica.begin_snapshot()
         return [bucket for bucket in range(BUCKETS) if bucket not in self._vectors]
 
-    def take(self, payload: bytes) -> Iterable[None]:
-        """One frame, after which nothing is left to be done; as `Comparison.take`.
-
-        Raises `ProtocolError` for what is no frame of this transfer, or comes out of order.
-        """
+    def take(self, payload: bytes) -> None:
+        """One frame. Raises `ProtocolError` for what is none of this transfer, or comes out of order."""
         frame = self._frames.take(payload, missing=BUCKETS - len(self._vectors))
         if isinstance(frame, Header):
             self._open(frame)
         elif isinstance(frame, Chunk):
             self._rows(frame)
-        return ()
 
     @property
     def footer(self) -> Footer | None:
@@ -198,7 +192,7 @@ class Joiner(Generic[K, V]):
         """Some clock was wrong once. Whoever has such a time as a base is in doubt, and no more than that."""
         table, clock = self._replica.table, self._replica.clock
         limit = at(now)
-        for key, stamp in [*table.stamps.items(), *table.dead.items()]:
+        for key, stamp in [*table.stamped(), *table.dead.items()]:
             if stamp.time > limit:
                 own = Stamp(stamp.version, clock.tick(now), self._replica.origin)
                 if key in table.live:

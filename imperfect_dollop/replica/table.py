@@ -1,16 +1,19 @@
 """What one replica holds: live rows, tombstones, their stamps, and the digest of the content.
 
-`Table.live` is a plain dict, and the very one that reads look into; it is never replaced by another. The
-digest is a sum over the hashes of all live rows, per bucket and over all, kept up to date with every
-change: equal sums mean equal content, in whatever order it came about.
+`Table.live` is a plain dict, and the very one that reads look into; it is never replaced by another. What else goes
+with a key is kept by *bucket*, which its hash names: the keys of one are at hand where copies are compared, and none of
+these dicts is so large that it takes long to make room. The digest is a sum over the hashes of all live rows, per
+bucket and over all, kept up to date with every change: equal sums mean equal content, in whatever order it came about.
 """
 
 from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
+
+import msgspec
 
 from ..codecs import EntityCodec, KeyCodec, content_hash, key_hash
 from ..errors import InvalidEntityError
@@ -27,19 +30,27 @@ BUCKETS: Final = 1_024
 MAX_TOMBSTONES: Final = 100_000
 """Deleted keys remembered at most; about 20 MB."""
 
-SORT_SLICE: Final = 2_000
-"""Keys sorted into buckets in one go."""
-
 MASK: Final = 2**64 - 1
 
 _BUCKETS: Final = struct.Struct(f">{BUCKETS}Q")
+
+
+class _Entry(msgspec.Struct, frozen=True, gc=False):
+    """What goes with a key. `hashed` is what its row has added to the digest; 0 of a tombstone.
+
+    It is kept: computed again from an entity that was mutated in place it would be another number, and the digest wrong
+    for ever.
+    """
+
+    stamp: Stamp
+    hashed: int
 
 
 class Table(Generic[K, V]):
     """Entries by key. Knows no rule about which state is the newer one."""
 
     __slots__ = (
-        "_hashes",
+        "_entries",
         "_keys",
         "_rows",
         "buckets",
@@ -48,7 +59,6 @@ class Table(Generic[K, V]):
         "hot",
         "live",
         "root",
-        "stamps",
     )
 
     def __init__(self, keys: KeyCodec[K], rows: EntityCodec[V]) -> None:
@@ -58,52 +68,110 @@ class Table(Generic[K, V]):
         # Rows of which a reader has found out all there is to consider; whoever puts them here says for how long that
         # holds. Never another object than the one that is live.
         self.hot: dict[K, V] = {}
-        self.stamps: dict[K, Stamp] = {}
         self.dead: dict[K, Stamp] = {}  # in the order in which they died
+        self._entries: list[dict[K, _Entry]] = [{} for _ in range(BUCKETS)]  # of both
         self.buckets: list[int] = [0] * BUCKETS
         self.root: int = 0
-        # What a row has added to the digest is kept: computed again from an entity that was mutated in
-        # place it would be another number, and the digest wrong for ever.
-        self._hashes: dict[K, int] = {}
         self.forgotten: int = 0  # the latest death of which there was no room to keep the tombstone
+
+    # -- one key -----------------------------------------------------------------------------------
 
     def stamp(self, key: K) -> Stamp:
         """The stamp of what is held for the key, tombstones included; `ABSENT` if nothing is."""
-        return self.stamps.get(key) or self.dead.get(key) or ABSENT
+        entry = self._entries[self.bucket(key)].get(key)
+        return ABSENT if entry is None else entry.stamp
 
     def put(self, key: K, entity: V, stamp: Stamp) -> None:
         """Hold this row. Raises `InvalidEntityError`, and changes nothing, if it has no bytes."""
-        key_bytes = self._keys.encode(key)
-        hashed = content_hash(key_bytes, self._rows.encode(entity))
-        self._count(key_bytes, hashed - self._hashes.get(key, 0))
-        self._hashes[key] = hashed
+        of_key = key_hash(self._keys.encode(key))
+        hashed = content_hash(of_key, self._rows.encode(entity))
+        self._enter(of_key % BUCKETS, key, stamp, hashed)
         self.dead.pop(key, None)
         self.hot.pop(key, None)
         self.live[key] = entity
-        self.stamps[key] = stamp
 
     def bury(self, key: K, stamp: Stamp) -> None:
         """Hold a tombstone instead of a row; past `MAX_TOMBSTONES` the oldest goes."""
-        self._drop_row(key)
+        self._enter(self.bucket(key), key, stamp, 0)
+        self.live.pop(key, None)
+        self.hot.pop(key, None)
         self.dead.pop(key, None)  # to the end of those that died
         self.dead[key] = stamp
         if len(self.dead) > MAX_TOMBSTONES:
             oldest = next(iter(self.dead))
-            self.forgotten = max(self.forgotten, self.dead.pop(oldest).time)
+            self.forgotten = max(self.forgotten, self.dead[oldest].time)
+            self.forget(oldest)
 
     def restamp(self, key: K, stamp: Stamp) -> None:
         """The same row, known by a newer stamp."""
-        self.stamps[key] = stamp
+        entries = self._entries[self.bucket(key)]
+        entries[key] = _Entry(stamp, entries[key].hashed)
 
     def forget(self, key: K) -> None:
         """Hold nothing for the key, not even a tombstone."""
-        self._drop_row(key)
-        self.dead.pop(key, None)
+        bucket = self.bucket(key)
+        entry = self._entries[bucket].pop(key, None)
+        if entry is not None:
+            self._count(bucket, -entry.hashed)
+            self.live.pop(key, None)
+            self.hot.pop(key, None)
+            self.dead.pop(key, None)
+
+    def _enter(self, bucket: int, key: K, stamp: Stamp, hashed: int) -> None:
+        entries = self._entries[bucket]
+        before = entries.get(key)
+        self._count(bucket, hashed if before is None else hashed - before.hashed)
+        entries[key] = _Entry(stamp, hashed)
+
+    def _count(self, bucket: int, difference: int) -> None:
+        self.buckets[bucket] = (self.buckets[bucket] + difference) & MASK
+        self.root = (self.root + difference) & MASK
+
+    # -- what is in a row --------------------------------------------------------------------------
+
+    def same(self, key: K, entity: V | None) -> bool:
+        """Whether this is the content that is held for the key (``None``: absent).
+
+        What counts is the content that was put in, whatever somebody has made of the object since.
+        """
+        if entity is None or key not in self.live:
+            return entity is None and key not in self.live
+        try:
+            content = self._rows.encode(entity)
+        except InvalidEntityError:  # which whoever puts it in is told
+            return False
+        return self._is(key, content)
+
+    def content(self, key: K) -> bytes | None:
+        """The bytes of the row as it was put in; ``None`` if somebody has changed the object in place since.
+
+        Raises `KeyError` where no row is held for the key.
+        """
+        entity = self.live[key]
+        try:
+            content = self._rows.encode(entity)
+        except Exception:
+            # What was made of it has no bytes, or upsets a serializer of the application.
+            return None
+        return content if self._is(key, content) else None
+
+    def intact(self, key: K) -> bool:
+        """Whether there is a row for the key, as it was put in: nobody has changed the object in place."""
+        return key in self.live and self.content(key) is not None
+
+    def _is(self, key: K, content: bytes) -> bool:
+        of_key = key_hash(self._keys.encode(key))
+        return content_hash(of_key, content) == self._entries[of_key % BUCKETS][key].hashed
+
+    # -- all of it ---------------------------------------------------------------------------------
 
     def clear(self) -> None:
         """Hold nothing at all."""
-        for held in (self.live, self.hot, self.stamps, self.dead, self._hashes):
-            held.clear()
+        self.live.clear()
+        self.hot.clear()
+        self.dead.clear()
+        for entries in self._entries:
+            entries.clear()
         self.buckets[:] = [0] * BUCKETS
         self.root = 0
 
@@ -111,12 +179,30 @@ class Table(Generic[K, V]):
         """Drop the tombstones of rows that died before a hybrid time; how many went."""
         gone = list(itertools.takewhile(lambda key: self.dead[key].time < before, self.dead))
         for key in gone:
-            del self.dead[key]
+            self.forget(key)
         return len(gone)
 
     def bucket(self, key: K) -> int:
         """The number of the key's bucket, the same on every node."""
         return key_hash(self._keys.encode(key)) % BUCKETS
+
+    def keys_in(self, bucket: int) -> list[K]:
+        """Every key of a bucket with a row or a tombstone, as of now; none, if there is no such bucket."""
+        return list(self._entries[bucket]) if bucket < BUCKETS else []
+
+    def known(self) -> Iterator[K]:
+        """Every key with a row or a tombstone; of a bucket as of when it is come to."""
+        for bucket in range(BUCKETS):
+            yield from self.keys_in(bucket)
+
+    def stamped(self) -> Iterator[tuple[K, Stamp]]:
+        """Every row's key and stamp; nothing may change meanwhile."""
+        for entries in self._entries:
+            for key, entry in entries.items():
+                if key in self.live:
+                    yield key, entry.stamp
+
+    # -- digests -----------------------------------------------------------------------------------
 
     def digests(self) -> bytes:
         """All buckets, each as eight bytes, the most significant first."""
@@ -132,60 +218,3 @@ class Table(Generic[K, V]):
             for bucket, (mine, other) in enumerate(zip(self.buckets, theirs, strict=True))
             if mine != other
         ]
-
-    def same(self, key: K, entity: V | None) -> bool:
-        """Whether this is the content that is held for the key (``None``: absent).
-
-        What counts is the content that was put in, whatever somebody has made of the object since.
-        """
-        hashed = self._hashes.get(key)
-        if entity is None or hashed is None:
-            return entity is None and hashed is None
-        try:
-            content = self._rows.encode(entity)
-        except InvalidEntityError:  # which whoever puts it in is told
-            return False
-        return content_hash(self._keys.encode(key), content) == hashed
-
-    def content(self, key: K) -> bytes | None:
-        """The bytes of the row as it was put in; ``None`` if somebody has changed the object in place since.
-
-        Raises `KeyError` where no row is held for the key.
-        """
-        entity = self.live[key]
-        try:
-            content = self._rows.encode(entity)
-        except Exception:
-            # What was made of it has no bytes, or upsets a serializer of the application.
-            return None
-        hashed = content_hash(self._keys.encode(key), content)
-        return content if hashed == self._hashes[key] else None
-
-    def intact(self, key: K) -> bool:
-        """Whether there is a row for the key, as it was put in: nobody has changed the object in place."""
-        return key in self.live and self.content(key) is not None
-
-    def known(self) -> Iterator[K]:
-        """Every key with a row or a tombstone, as of now."""
-        return iter([*self.live, *self.dead])
-
-    def sort(self, buckets: Mapping[int, dict[K, None]]) -> Iterator[None]:
-        """Put the keys that are known into these buckets, some at a time; not those that come meanwhile."""
-        for count, key in enumerate(self.known() if buckets else (), 1):
-            keys = buckets.get(self.bucket(key))
-            if keys is not None:
-                keys[key] = None
-            if count % SORT_SLICE == 0:
-                yield
-
-    def _drop_row(self, key: K) -> None:
-        hashed = self._hashes.pop(key, None)
-        if hashed is not None:
-            self._count(self._keys.encode(key), -hashed)
-            del self.live[key], self.stamps[key]
-            self.hot.pop(key, None)
-
-    def _count(self, key_bytes: bytes, difference: int) -> None:
-        bucket = key_hash(key_bytes) % BUCKETS
-        self.buckets[bucket] = (self.buckets[bucket] + difference) & MASK
-        self.root = (self.root + difference) & MASK

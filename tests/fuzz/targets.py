@@ -150,7 +150,7 @@ def frames() -> list[bytes]:
     take = Take("s", "r", "Row", PRINT, "address", list(range(BUCKETS)))
     donor = filled()
     donor.table.bury(77, Stamp(1, at(NOW), "r"))
-    return [frame for frame in Donor(donor, take, clean=lambda: True).frames() if frame is not None]
+    return list(Donor(donor, take, clean=lambda: True).frames())
 
 
 FRAMES: Final = [
@@ -285,7 +285,7 @@ def check(one: Replica[int, Row]) -> None:
     """The table is one that could be."""
     table = one.table
     assert table.root == sum(table.buckets) % 2**64
-    assert table.live.keys() == table.stamps.keys()
+    assert table.live.keys() == dict(table.stamped()).keys()
     assert not table.live.keys() & table.dead.keys()
     for held, row in table.live.items():
         assert held == row.id
@@ -313,7 +313,7 @@ def comparison(data: bytes) -> None:
     comparing = Comparison(one, "address", NOW)
     with contextlib.suppress(ProtocolError):
         for payload in pieces(data):
-            list(comparing.take(payload))
+            comparing.take(payload)
     comparing.finish(NOW)
     comparing.close()
     check(one)
@@ -394,7 +394,12 @@ class Running:
         assert membership is not None
         one, upkeep = seat.replica, seat.session.upkeep
         return (
-            *(dict(one.table.live), dict(one.table.stamps), dict(one.table.dead), one.table.root),
+            *(
+                dict(one.table.live),
+                dict(one.table.stamped()),
+                dict(one.table.dead),
+                one.table.root,
+            ),
             *(
                 dict(one.progress.vector),
                 one.progress.awaited,

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash
+from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash, key_hash
 from imperfect_dollop.replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
 from imperfect_dollop.replica.messages import (
     Chunk,
@@ -190,7 +190,7 @@ def recomputed(replica: Replica[int, Row]) -> tuple[int, list[int]]:
     """Root and buckets of the digest, from nothing but the rows."""
     buckets = [0] * BUCKETS
     for key, row in replica.table.live.items():
-        part = content_hash(KEYS.encode(key), ROWS.encode(row))
+        part = content_hash(key_hash(KEYS.encode(key)), ROWS.encode(row))
         bucket = replica.table.bucket(key)
         buckets[bucket] = (buckets[bucket] + part) % 2**64
     return sum(buckets) % 2**64, buckets

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash, key_reader
+from imperfect_dollop.codecs import EntityCodec, KeyCodec, content_hash, key_hash, key_reader
 from imperfect_dollop.errors import ConfigurationError, InvalidEntityError, ProtocolError
 
 
@@ -162,8 +162,8 @@ def test_other_content_is_other_bytes() -> None:
 
 
 def test_a_content_hash_is_bound_to_its_key() -> None:
-    assert content_hash(b"1", b"x") != content_hash(b"2", b"x")
-    assert content_hash(b"1", b"x") != content_hash(b"1", b"y")
+    assert content_hash(key_hash(b"1"), b"x") != content_hash(key_hash(b"2"), b"x")
+    assert content_hash(key_hash(b"1"), b"x") != content_hash(key_hash(b"1"), b"y")
 
 
 # -- what does not fit -----------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def state(one: Member) -> dict[str, object]:
     table = replica.table
     stats = dataclasses.asdict(one.repository.stats)
     return {
-        "rows": (dict(table.live), dict(table.stamps), dict(table.dead), table.root),
+        "rows": (dict(table.live), dict(table.stamped()), dict(table.dead), table.root),
         "vector": (dict(replica.progress.vector), replica.progress.awaited),
         "confirmed": replica.confirmed,
         "resets": replica.resets,

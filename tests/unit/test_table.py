@@ -60,7 +60,7 @@ def test_content_stamps_and_digest_follow_every_change(steps: list[tuple[str, in
             table.clear()
         assert table.live == live
         assert {key: table.stamp(key) for key in table.known()} == stamps
-        assert table.live.keys() == table.stamps.keys()
+        assert table.live.keys() == dict(table.stamped()).keys()
         assert not table.live.keys() & table.dead.keys()
         assert adds_up(replica)
 

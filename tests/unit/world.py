@@ -320,7 +320,7 @@ class World:
         if frame is None:
             return True
         if frame:
-            list(comparison.take(frame))
+            comparison.take(frame)
             return True
         footer = comparison.footer
         believed = footer is not None and (footer.clean or not comparing.missing)
