@@ -379,7 +379,7 @@ class Repository(Generic[K, V]):
 
         Like all writes it returns once the source has committed and this process shows the row; siblings
         follow, and a broker that is away does not fail it. Once begun it is carried through, even if the
-        caller is cancelled.
+        caller is cancelled; while it waits for another write of its row it has not begun.
 
         Raises `EntityExistsError`, `ConflictError`, `SourceUnavailableError`, `LoadTimeoutError`,
         `ReadOnlyError`, `InvalidEntityError`, `NotReadyError`, `ClosedError`.

@@ -14,6 +14,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Iterable,
     Iterator,
     Sequence,
@@ -25,6 +26,7 @@ import anyio.lowlevel
 
 from .codecs import EntityCodec, KeyCodec, in_short
 from .errors import (
+    ClosedError,
     DollopError,
     InvalidEntityError,
     LoadTimeoutError,
@@ -33,7 +35,7 @@ from .errors import (
 from .source import Source, verbs
 from .stats import Stats
 
-__all__ = ["Reader", "source_read"]
+__all__ = ["Call", "Reader", "source_read"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -226,83 +228,145 @@ class Reader(Generic[K, V]):
 
     # -- writes ----------------------------------------------------------------------------------
 
-    async def write(
+    def write(
         self, what: str, call: Callable[[], Awaitable[R]], late: Callable[[], None]
-    ) -> R:
-        """A create, update or delete. After an error its outcome may be unknown.
+    ) -> Call[R]:
+        """Begin a create, update or delete. After an error its outcome may be unknown.
 
         `late` is called if it ends after it was given up.
         """
-        return await self._bounded(what, lambda progress: call(), late)
+
+        async def work() -> R:
+            return await call()
+
+        return self._begin(what, work(), late)
 
     # -- in between ------------------------------------------------------------------------------
 
-    async def _bounded(
-        self,
-        what: str,
-        work: Callable[[Callable[[], None]], Awaitable[R]],
-        late: Callable[[], None] | None = None,
-    ) -> R:
-        """Do `work`, which calls what it is handed whenever there is progress.
+    def _begin(
+        self, what: str, work: Coroutine[Any, Any, R], late: Callable[[], None] = lambda: None
+    ) -> Call[R]:
+        about = f"{self.name}: the {what}"
+        return Call(self.name, about, work, self._timeout, late, self._abandoned)
 
-        Without progress for `timeout` seconds it is cancelled and given up. It has a task of its own, so
-        that this holds even for a source that swallows its cancellation; such a task is the one
-        kind that may outlive its node.
-        """
-        last = time.monotonic()
-
-        def progress() -> None:
-            nonlocal last
-            last = time.monotonic()
+    async def _bounded(self, what: str, work: Callable[[Callable[[], None]], Awaitable[R]]) -> R:
+        """Do `work`, which calls what it is handed whenever there is progress. Ends with its caller."""
 
         async def run() -> R:
-            return await work(progress)
+            return await work(call.progress)  # a task begins later than it is made
 
-        task = asyncio.ensure_future(run())
+        call = self._begin(what, run())
         try:
-            while not task.done():
-                left = None if self._timeout is None else last + self._timeout - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                await asyncio.wait([task], timeout=left)
+            await call.ended()
         except asyncio.CancelledError:
-            task.cancel()
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                await asyncio.wait([task])
-            self._abandon(task, late)
+            await call.close(ClosedError(f"{call.about} was cancelled"))
             raise
-        if task.done():
-            return self._result(what, task)
-        task.cancel()
-        self._abandon(task, late)
-        raise LoadTimeoutError(
-            f"{self.name}: the source made no progress in the {what} for {self._timeout:g} s"
-        )
+        return call.result()
 
-    def _result(self, what: str, task: asyncio.Future[R]) -> R:
+
+class Call(Generic[R]):
+    """A call of a source that is under way, until it has ended or is given up.
+
+    Without progress for `timeout` seconds it is cancelled and given up. It has a task of its own, so that this holds
+    even for a source that swallows its cancellation; such a task is the one kind that may outlive its node. Only
+    one may wait for it at a time, and may be cancelled without ending the call.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        about: str,
+        work: Coroutine[Any, Any, R],
+        timeout: float | None,
+        late: Callable[[], None],
+        abandoned: set[asyncio.Future[Any]],
+    ) -> None:
+        self.about = about
+        self._name = name
+        self._timeout = timeout
+        self._late = late
+        self._abandoned = abandoned
+        self._loop = loop = asyncio.get_running_loop()
+        self._error: DollopError | None = None  # why it was given up
+        self._waiter: asyncio.Future[None] | None = None
+        self._last = loop.time()  # when there was progress
+        self._timer: asyncio.Handle | None = None
+        if timeout is not None:
+            self._timer = loop.call_later(timeout, self._look)
+        self._task: asyncio.Task[R] = loop.create_task(work)
+        self._task.add_done_callback(self._ended)
+
+    def progress(self) -> None:
+        """It has come further."""
+        self._last = self._loop.time()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, or was given up."""
+        if self._error is None and not self._task.done():
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def give_up(self, error: DollopError) -> None:
+        """Its outcome is this error; what it does from now on is known to nobody, but that it ends."""
+        if self._error is None and not self._task.done():
+            self._error = error
+            self._abandoned.add(self._task)
+            self._task.cancel()
+            self._over()
+
+    async def close(self, error: DollopError) -> None:
+        """Give it up, and let it clean up for a while."""
+        self.give_up(error)
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            await asyncio.wait([self._task])
+
+    def result(self) -> R:
+        """What it has returned. Raises what it has raised, as a `DollopError`, or why it was given up."""
+        if self._error is not None:
+            raise self._error
         try:
-            return task.result()
+            return self._task.result()
         except DollopError as error:
-            if str(error).startswith(self.name):
+            if str(error).startswith(self._name):
                 raise
-            named = type(error)(f"{self.name}: {error}")
+            named = type(error)(f"{self._name}: {error}")
             raise named from error.__cause__
         except BaseException as error:
             # Cancelled from within, not by us; or what is no `Exception`, as of a panic in Rust. It ended a task of its
             # own, and need not end ours.
-            raise SourceUnavailableError(f"{self.name}: the {what} failed: {error!r}") from error
+            raise SourceUnavailableError(f"{self.about} failed: {error!r}") from error
 
-    def _abandon(self, task: asyncio.Future[Any], late: Callable[[], None] | None) -> None:
-        self._abandoned.add(task)
+    def _look(self) -> None:
+        """The time may be over. What has just arrived is looked at first: this process may have stood still."""
+        assert self._timeout is not None
+        left = self._last + self._timeout - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._timer = self._loop.call_soon(self._time_out)
 
-        def ended(task: asyncio.Future[Any]) -> None:
-            self._abandoned.discard(task)
-            if not task.cancelled():
-                task.exception()  # nobody waits for it any more
-            if late is not None:
-                late()
+    def _time_out(self) -> None:
+        what = self.about.removeprefix(f"{self._name}: ")
+        self.give_up(
+            LoadTimeoutError(
+                f"{self._name}: the source made no progress in {what} for {self._timeout:g} s"
+            )
+        )
 
-        task.add_done_callback(ended)
+    def _ended(self, task: asyncio.Task[R]) -> None:
+        if self._error is None:
+            self._over()
+            return
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody waits for it any more
+        self._late()
+
+    def _over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 async def _close(iterator: AsyncIterator[object]) -> None:

@@ -1,8 +1,8 @@
 """The write path: source first, then this replica, then the siblings.
 
-A write that has begun is carried through in a task of its own, whatever becomes of the caller: cancelled between
-the source's commit and the event to the siblings, it would leave them wrong. Writes of one key go one after
-the other, so that each is built on the state the one before has left.
+Once the source is called a write is carried through, whatever becomes of the caller: cancelled between the source's
+commit and the event to the siblings, it would leave them wrong. When its caller is cancelled, a task of ours takes its
+place. Writes of one key go one after the other, so that each is built on the state the one before has left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import logging
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import anyio
 
 from .errors import (
     ClosedError,
@@ -25,8 +27,8 @@ from .errors import (
 )
 from .replica.effects import Effect
 from .replica.messages import Event, Kind
-from .replica.replica import Replica
-from .sourcing import Reader, source_read
+from .replica.replica import Replica, Write
+from .sourcing import Call, Reader, source_read
 from .stats import Stats
 from .supervisor import Supervisor
 from .upkeep import Upkeep
@@ -36,11 +38,21 @@ __all__ = ["Writer"]
 K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
+S = TypeVar("S")
 
 logger: Final = logging.getLogger(__name__)
 
 MAX_REREADS: Final = 20
 """Of a key that rivals write at the same time, before a writer no longer waits for a quiet moment."""
+
+
+class _Done(NamedTuple, Generic[K, R]):
+    """What a write has come to."""
+
+    key: K
+    result: R
+    event: Event
+    effects: list[Effect]
 
 
 class Writer(Generic[K, V]):
@@ -69,102 +81,180 @@ class Writer(Generic[K, V]):
         self._held = held
         self._keep = keep
         self._locks: weakref.WeakValueDictionary[K, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._closed = False
-        self._under_way: set[asyncio.Future[Any]] = set()
+        self._closed = False  # no more begin
+        self._ended = False  # and none is waited for
+        self._under_way = 0
+        self._one_less = asyncio.Event()
+        self._calls: set[Call[Any]] = set()  # that have begun
 
     async def create(self, entity: V) -> V:
         """Insert; the source may give the key."""
         key: K | None = self._reader.key_of(entity, "create() was given")
-        call = self._reader.source.create
-        return await self._carry_through(lambda: self._put(Kind.CREATE, key, entity, call))
+        return await self._put(Kind.CREATE, key, entity, self._reader.source.create)
 
     async def update(self, entity: V) -> V:
         """Replace."""
         key = self._reader.complete(entity, "update() was given")
-        call = self._reader.source.update
-        return await self._carry_through(lambda: self._put(Kind.UPDATE, key, entity, call))
+        return await self._put(Kind.UPDATE, key, entity, self._reader.source.update)
 
     async def delete(self, key: K) -> None:
         """Delete, of a versioned repository the version that is held here."""
         self._replica.keys.encode(key)
-        await self._carry_through(lambda: self._delete(key))
+        delete = self._reader.source.delete
 
-    async def drained(self) -> None:
-        """Begin no more writes, and wait until none is under way."""
-        self._closed = True
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        async def begin() -> Call[None]:
+            version = await self._version(key)
+            return self._call("delete", key, lambda: delete(key, version))
 
-    async def _carry_through(self, work: Callable[[], Awaitable[R]]) -> R:
-        """Run `work` in the background and wait for it; only the waiting can be cancelled."""
-        if self._closed:
-            raise ClosedError(f"{self._reader.name} is closed")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        outcome: asyncio.Future[R] = loop.create_future()
-        self._supervisor.spawn(self._work, work, outcome, done, name=f"write {self._reader.name}")
-        self._under_way.add(done)
-        done.add_done_callback(self._under_way.discard)
-        return await outcome
+        def end(call: Call[None], write: Write) -> _Done[K, None]:
+            self._result("delete", key, call)
+            event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
+            return _Done(key, None, event, effects)
 
-    async def _work(
-        self,
-        work: Callable[[], Awaitable[R]],
-        outcome: asyncio.Future[R],
-        done: asyncio.Future[None],
-    ) -> None:
-        error: Exception = ClosedError(f"{self._reader.name}: closed during a write")
-        try:
-            result = await work()
-            if not outcome.done():
-                outcome.set_result(result)
-        except DollopError as failure:
-            error = failure
-            if outcome.done():  # the caller was cancelled, so nobody else will hear of it
-                logger.warning("a write whose caller has gone failed: %s", failure)
-        except Exception as failure:
-            error = failure
-            raise
-        finally:
-            if not outcome.done():
-                outcome.set_exception(error)
-            done.set_result(None)
+        await self._write(key, begin, end)
 
     async def _put(
         self, kind: Kind, key: K | None, entity: V, call: Callable[[V], Awaitable[V]]
     ) -> V:
         what = kind.name.lower()
-        async with self._in_turn(key):
-            await self._warm()
-            write = self._replica.begin_write(key)
-            try:
-                # What cannot be sent to siblings must not be committed either.
-                self._replica.rows.encode(entity)
-                if key is not None:
-                    self._replica.keys.encode(key)
-                stored = await self._called(what, key, lambda: call(entity))
-                stored_key = self._check_stored(stored, key, what)
-                stored = self._keep(stored)
-                event, effects = self._replica.wrote(write, kind, stored_key, stored, time.time())
-            finally:
-                self._replica.end_write(write)
-            self._shown(stored_key, event)
-        await self._settle(stored_key, effects)
-        return stored
 
-    async def _delete(self, key: K) -> None:
-        async with self._in_turn(key):
+        async def begin() -> Call[V]:
+            # What cannot be sent to siblings must not be committed either.
+            self._replica.rows.encode(entity)
+            if key is not None:
+                self._replica.keys.encode(key)
+            return self._call(what, key, lambda: call(entity))
+
+        def end(call: Call[V], write: Write) -> _Done[K, V]:
+            stored = self._result(what, key, call)
+            stored_key = self._check_stored(stored, key, what)
+            stored = self._keep(stored)
+            event, effects = self._replica.wrote(write, kind, stored_key, stored, time.time())
+            return _Done(stored_key, stored, event, effects)
+
+        return await self._write(key, begin, end)
+
+    async def drained(self) -> None:
+        """Begin no more writes, and wait until none is under way. Those for which nobody waits longer are given up."""
+        self._closed = True
+        try:
+            while self._under_way:
+                self._one_less = asyncio.Event()
+                await self._one_less.wait()
+        finally:
+            self._ended = True
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        async with anyio.create_task_group() as closing:
+            for call in self._calls:
+                closing.start_soon(call.close, self._over())
+
+    # -- one write -------------------------------------------------------------------------------
+
+    async def _write(
+        self,
+        key: K | None,
+        begin: Callable[[], Awaitable[Call[S]]],
+        end: Callable[[Call[S], Write], _Done[K, R]],
+    ) -> R:
+        """Call the source when it is this write's turn, and show what it has done.
+
+        Until the source is called nothing has begun, and all ends with the caller. From then on it is carried through.
+        """
+        if self._closed:
+            raise ClosedError(f"{self._reader.name} is closed")
+        with contextlib.ExitStack() as over:  # what is to be done when it is
+            self._under_way += 1
+            over.callback(self._less)
+            turn = self._turn(key)
+            await turn.acquire()
+            over.callback(turn.release)
+            if self._ended:
+                raise ClosedError(f"{self._reader.name} is closed")
             await self._warm()
-            version = await self._version(key)
             write = self._replica.begin_write(key)
-            delete = self._reader.source.delete
+            over.callback(self._replica.end_write, write)
+            call = await begin()
+            self._calls.add(call)
+            over.callback(self._calls.discard, call)
+            begun = over.pop_all()
+
+        def finish() -> _Done[K, R]:
+            with begun:
+                done = end(call, write)
+                self._held(done.key)
+                self._publish(done.event)
+                return done
+
+        try:
+            await call.ended()
+        except BaseException:  # the caller was cancelled, or thrown away
+            self._carry_on(call, finish)
+            raise
+        done = finish()
+        if done.effects:
+            await self._in_background(lambda: self._settle(done.key, done.effects))
+        return done.result
+
+    def _carry_on(self, call: Call[S], finish: Callable[[], _Done[K, R]]) -> None:
+        """In the place of a caller that has gone: else the siblings were wrong."""
+
+        def drop() -> None:
+            call.give_up(self._over())
+            with contextlib.suppress(DollopError):
+                finish()
+
+        async def carry_on() -> None:
             try:
-                await self._called("delete", key, lambda: delete(key, version))
-                event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
+                await call.ended()
+            except asyncio.CancelledError:
+                drop()
+                raise
+            try:
+                done = finish()
+                if done.effects:
+                    await self._in_background(lambda: self._settle(done.key, done.effects))
+            except DollopError as failure:
+                logger.warning("a write whose caller has gone failed: %s", failure)
+
+        if self._ended:
+            drop()
+        else:
+            self._supervisor.spawn(carry_on, name=f"write {self._reader.name}")
+
+    def _over(self) -> ClosedError:
+        return ClosedError(f"{self._reader.name}: closed during a write")
+
+    def _less(self) -> None:
+        self._under_way -= 1
+        self._one_less.set()
+
+    async def _in_background(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` in a task of its own and wait for it; only the waiting can be cancelled."""
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._under_way += 1
+
+        async def run() -> None:
+            error: Exception = self._over()
+            try:
+                await work()
+                if not outcome.done():
+                    outcome.set_result(None)
+            except DollopError as failure:
+                error = failure
+                if outcome.done():  # the caller was cancelled, so nobody else will hear of it
+                    logger.warning("a write whose caller has gone failed: %s", failure)
+            except Exception as failure:
+                error = failure
+                raise
             finally:
-                self._replica.end_write(write)
-            self._shown(key, event)
-        await self._settle(key, effects)
+                self._less()
+                if not outcome.done():
+                    outcome.set_exception(error)
+
+        self._supervisor.spawn(run, name=f"write {self._reader.name}")
+        await outcome
 
     async def _warm(self) -> None:
         """Everything may have been dropped since the caller asked, or while it waited for its turn."""
@@ -191,11 +281,14 @@ class Writer(Generic[K, V]):
                 raise EntityNotFoundError(f"{self._reader.name} has no row with the key {key!r}")
         return self._reader.version_of(held)
 
-    async def _called(self, what: str, key: K | None, call: Callable[[], Awaitable[R]]) -> R:
-        """Call the source; after any failure what it holds for the key is not known."""
+    def _call(self, what: str, key: K | None, call: Callable[[], Awaitable[S]]) -> Call[S]:
+        about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
+        return self._reader.write(about, call, lambda: self._unknown(key, what))
+
+    def _result(self, what: str, key: K | None, call: Call[S]) -> S:
+        """What the source says; after any failure what it holds for the key is not known."""
         try:
-            about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
-            result = await self._reader.write(about, call, lambda: self._unknown(key, what))
+            result = call.result()
         except (ConflictError, EntityExistsError, EntityNotFoundError) as error:
             self._stats.conflicts += isinstance(error, ConflictError)
             if key is not None:
@@ -233,10 +326,6 @@ class Writer(Generic[K, V]):
             raise
         return stored_key
 
-    def _shown(self, key: K, event: Event) -> None:
-        self._held(key)
-        self._publish(event)
-
     def _doubt(self, key: K | None) -> None:
         if key is not None:
             self._upkeep.take(self._replica.unsure(key))
@@ -270,9 +359,9 @@ class Writer(Generic[K, V]):
                 )
                 raise
 
-    def _in_turn(self, key: K | None) -> contextlib.AbstractAsyncContextManager[object]:
+    def _turn(self, key: K | None) -> asyncio.Lock:
         if key is None:
-            return contextlib.nullcontext()
+            return asyncio.Lock()
         lock = self._locks.get(key)
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ import msgspec
 
 from imperfect_dollop import filling, flight, membership, seat, session, sourcing, upkeep, writing
 from imperfect_dollop.broker import Gap
-from imperfect_dollop.errors import SourceUnavailableError
+from imperfect_dollop.errors import ClosedError, SourceUnavailableError
 from imperfect_dollop.replica import (
     buffer,
     comparison,
@@ -474,7 +475,7 @@ def _settle_fails(swap: Swap) -> None:
     "two writes of a key on one node are under way at once",
 )
 def _write_lock(swap: Swap) -> None:
-    swap(writing.Writer, "_in_turn", lambda held: lambda self, key: contextlib.nullcontext())
+    swap(writing.Writer, "_turn", lambda held: lambda self, key: asyncio.Lock())
 
 
 @ablation("unsure-after-failed-write", "a write that failed is taken for one that did not happen")
@@ -485,8 +486,8 @@ def _unsure(swap: Swap) -> None:
 @ablation("late", "a write that ends after it was given up goes unnoticed")
 def _late(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        async def write(self: Any, what: str, call: Any, late: Any) -> Any:
-            return await held(self, what, call, lambda: None)
+        def write(self: Any, what: str, call: Any, late: Any) -> Any:
+            return held(self, what, call, lambda: None)
 
         return write
 
@@ -495,10 +496,11 @@ def _late(swap: Swap) -> None:
 
 @ablation("carry-through", "a write ends where its caller is cancelled")
 def _carry_through(swap: Swap) -> None:
-    async def carry(self: Any, work: Any) -> Any:
-        return await work()
+    def carry_on(self: Any, call: Any, finish: Any) -> None:
+        call.give_up(ClosedError("its caller has gone"))
+        inspect.getclosurevars(finish).nonlocals["begun"].close()  # without what follows on it
 
-    swap(writing.Writer, "_carry_through", lambda held: carry)
+    swap(writing.Writer, "_carry_on", lambda held: carry_on)
 
 
 @ablation(

@@ -621,7 +621,7 @@ class World:
                 "open loads": window._open,
                 "touched keys": window._touched,
                 "loads": session.loads._flying,
-                "writes": session.writer._under_way,
+                "writes": range(session.writer._under_way),
                 "callers who wait for a refresh": session.upkeep._asked,
                 "callers who wait for the rows": session.filling._waiting,
             }
