@@ -14,7 +14,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Iterator,
     Sequence,
@@ -235,27 +234,22 @@ class Reader(Generic[K, V]):
 
         `late` is called if it ends after it was given up.
         """
-
-        async def work() -> R:
-            return await call()
-
-        return self._begin(what, work(), late)
+        return self._begin(what, lambda progress: call(), late)
 
     # -- in between ------------------------------------------------------------------------------
 
     def _begin(
-        self, what: str, work: Coroutine[Any, Any, R], late: Callable[[], None] = lambda: None
+        self,
+        what: str,
+        work: Callable[[Callable[[], None]], Awaitable[R]],
+        late: Callable[[], None] = lambda: None,
     ) -> Call[R]:
         about = f"{self.name}: the {what}"
         return Call(self.name, about, work, self._timeout, late, self._abandoned)
 
     async def _bounded(self, what: str, work: Callable[[Callable[[], None]], Awaitable[R]]) -> R:
         """Do `work`, which calls what it is handed whenever there is progress. Ends with its caller."""
-
-        async def run() -> R:
-            return await work(call.progress)  # a task begins later than it is made
-
-        call = self._begin(what, run())
+        call = self._begin(what, work)
         try:
             await call.ended()
         except asyncio.CancelledError:
@@ -276,7 +270,7 @@ class Call(Generic[R]):
         self,
         name: str,
         about: str,
-        work: Coroutine[Any, Any, R],
+        work: Callable[[Callable[[], None]], Awaitable[R]],
         timeout: float | None,
         late: Callable[[], None],
         abandoned: set[asyncio.Future[Any]],
@@ -293,11 +287,16 @@ class Call(Generic[R]):
         self._timer: asyncio.Handle | None = None
         if timeout is not None:
             self._timer = loop.call_later(timeout, self._look)
-        self._task: asyncio.Task[R] = loop.create_task(work)
-        self._task.add_done_callback(self._ended)
+        self._task: asyncio.Task[R] = loop.create_task(self._run(work))
 
-    def progress(self) -> None:
-        """It has come further."""
+    async def _run(self, work: Callable[[Callable[[], None]], Awaitable[R]]) -> R:
+        try:
+            return await work(self._progress)
+        finally:
+            if self._error is None:
+                self._over()  # now, and not in a callback: whoever waits goes on a turn of the loop earlier
+
+    def _progress(self) -> None:
         self._last = self._loop.time()
 
     async def ended(self) -> None:
@@ -311,8 +310,9 @@ class Call(Generic[R]):
         if self._error is None and not self._task.done():
             self._error = error
             self._abandoned.add(self._task)
+            self._task.add_done_callback(self._ended_late)
             self._task.cancel()
-            self._over()
+        self._over()
 
     async def close(self, error: DollopError) -> None:
         """Give it up, and let it clean up for a while."""
@@ -353,10 +353,7 @@ class Call(Generic[R]):
             )
         )
 
-    def _ended(self, task: asyncio.Task[R]) -> None:
-        if self._error is None:
-            self._over()
-            return
+    def _ended_late(self, task: asyncio.Task[R]) -> None:
         self._abandoned.discard(task)
         if not task.cancelled():
             task.exception()  # nobody waits for it any more
