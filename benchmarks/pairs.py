@@ -6,10 +6,11 @@ to miss nothing.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
+
+import msgspec
 
 from imperfect_dollop import FunctionSource, Node, Repository
 from imperfect_dollop.replica.messages import Events
@@ -30,7 +31,7 @@ def after(write: int) -> Row:
 def before(write: int) -> Row:
     """What the application hands over: the new row with the version that it has read."""
     written = after(write)
-    return dataclasses.replace(written, version=written.version - 1)
+    return msgspec.structs.replace(written, version=written.version - 1)
 
 
 class Source:
@@ -52,7 +53,7 @@ class Source:
 
     async def _update(self, entity: Row) -> Row:
         self.updates += 1
-        return dataclasses.replace(entity, version=entity.version + 1)
+        return msgspec.structs.replace(entity, version=entity.version + 1)
 
 
 class Observed(Repository[int, Row]):

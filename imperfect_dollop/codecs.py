@@ -7,12 +7,13 @@ A `fingerprint` names the shape of an entity; nodes exchange rows only where it 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
@@ -21,7 +22,15 @@ import xxhash
 from .errors import ConfigurationError, InvalidEntityError, ProtocolError
 from .shape import shape_of_annotation, shape_of_schema, shape_of_type
 
-__all__ = ["EntityCodec", "KeyCodec", "content_hash", "in_short", "key_hash", "key_reader"]
+__all__ = [
+    "EntityCodec",
+    "KeyCodec",
+    "content_hash",
+    "content_hashes",
+    "in_short",
+    "key_hash",
+    "key_reader",
+]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -50,6 +59,11 @@ ones."""
 def content_hash(of_key: int, content: bytes) -> int:
     """60-bit hash of one row, bound to its key by the `key_hash` of that."""
     return xxhash.xxh3_64_intdigest(content, of_key) & _KEPT
+
+
+def content_hashes(of_keys: Iterable[int], contents: Iterable[bytes]) -> list[int]:
+    """As `content_hash`, of all of them."""
+    return [hashed & _KEPT for hashed in map(xxhash.xxh3_64_intdigest, contents, of_keys)]
 
 
 class EntityCodec(Generic[V]):
@@ -97,6 +111,17 @@ class EntityCodec(Generic[V]):
                 f"{self.entity.__name__} cannot be turned into bytes: {error}; siblings could not"
                 " be sent this entity"
             ) from error
+
+    def encode_all(self, entities: Iterable[V]) -> Iterator[bytes]:
+        """As `encode`, of one after the other, and quicker. Raises whatever is wrong with one of them."""
+        return map(self._encode, entities)
+
+    def decode_all(self, contents: Sequence[bytes]) -> list[V]:
+        """As `decode`, of all of them."""
+        with contextlib.suppress(Exception):  # which is said of the one that it is about, below
+            if max(map(len, contents), default=0) <= MAX_CONTENT:
+                return list(map(self._decode, contents))
+        return [self.decode(content) for content in contents]
 
     def decode(self, content: bytes) -> V:
         """The entity in `content`. Raises `ProtocolError` unless it fits the declared fields."""
@@ -252,6 +277,15 @@ class KeyCodec(Generic[K]):
         except (*_UNREADABLE, OverflowError) as error:
             raise InvalidEntityError(f"{in_short(key)} cannot be a key here: {error}") from error
         return encoded
+
+    def encode_all(self, keys: Sequence[K]) -> list[bytes]:
+        """As `encode`, of all of them."""
+        if self._proven.issuperset(map(type, keys)):
+            with contextlib.suppress(*_UNREADABLE, OverflowError):
+                encoded = list(map(_encoder.encode, keys))
+                if max(map(len, encoded), default=0) <= MAX_KEY:
+                    return encoded
+        return [self.encode(key) for key in keys]
 
     def decode(self, content: bytes) -> K:
         """The key in `content`. Raises `ProtocolError` unless it is one."""

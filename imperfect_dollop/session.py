@@ -131,6 +131,7 @@ class Session(Generic[K, V]):
             reader.rows,
             key_of=lambda entity: reader.complete(entity, "an event brought"),
             version_of=reader.version_of,
+            identify=reader.identify,
             whole=options.preload,
         )
         self.upkeep: Upkeep[K, V] = Upkeep(

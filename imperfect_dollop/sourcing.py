@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import time
 from collections.abc import (
     AsyncIterable,
@@ -39,6 +40,9 @@ __all__ = ["Call", "Reader", "source_read"]
 K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
+
+MAX_VERSION: Final = 2**63
+"""Above every version: it is a signed integer in a database, and on the wire."""
 
 CLOSE_SECONDS: Final = 5.0
 """For a loader's own clean-up, which is not cancelled with it."""
@@ -87,6 +91,9 @@ class Reader(Generic[K, V]):
         self._entity = rows.entity
         self._key_of = key_of
         self._version = version
+        self._versions: Callable[[V], Any] | None = (
+            None if version is None else operator.attrgetter(version)
+        )
         self._timeout = timeout
         self._abandoned: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks weakly
 
@@ -123,7 +130,7 @@ class Reader(Generic[K, V]):
         if self._version is None:
             return 0
         version = getattr(entity, self._version, None)
-        if type(version) is not int or not 0 <= version < 2**63:
+        if type(version) is not int or not 0 <= version < MAX_VERSION:
             raise InvalidEntityError(
                 f"{self.name}: {in_short(entity)} has the {self._version} {version!r}; a version is an"
                 " int from 0 to 2**63 - 1 that the source raises with every update"
@@ -137,6 +144,23 @@ class Reader(Generic[K, V]):
             raise InvalidEntityError(f"{self.name}: {whence} {in_short(entity)}, which has no key")
         self.version_of(entity)
         return key
+
+    def identify(self, entities: list[V]) -> tuple[list[K], list[int]]:
+        """The keys and versions of entities that were read from bytes. Raises as `complete`."""
+        read = self._versions
+        with contextlib.suppress(Exception):  # which is said of the one that it is about, below
+            keys = list(map(self._key_of, entities))
+            versions = [0] * len(keys) if read is None else list(map(read, entities))
+            if (
+                None not in set(keys)
+                and {*map(type, entities)} <= {self._entity}
+                and {*map(type, versions)} <= {int}
+                and min(versions, default=0) >= 0
+                and max(versions, default=0) < MAX_VERSION
+            ):
+                return keys, versions
+        keys = [self.complete(entity, "a sibling sent") for entity in entities]
+        return keys, list(map(self.version_of, entities))
 
     def sound(self, entity: V, whence: str) -> K:
         """The key of an entity that can be held here and sent to siblings."""

@@ -1,15 +1,19 @@
-"""The rows and tombstones of some buckets, packed for another replica and unpacked by it."""
+"""The rows and tombstones of some buckets, packed for another replica and unpacked by it.
+
+Many rows at a time, and each step for all of them: what is left of Python for a single row is what a snapshot costs.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ..errors import ProtocolError
 from .messages import Chunk, DeadRow, LiveRow
 from .replica import Replica
 from .stamp import Stamp
+from .table import BUCKETS
 
-__all__ = ["CHUNK_BYTES", "ChunkMaker", "Stamps", "decoded"]
+__all__ = ["CHUNK_BYTES", "ChunkMaker", "Rows", "Stamps", "dead_rows", "live_rows"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -17,82 +21,125 @@ V = TypeVar("V")
 CHUNK_BYTES: Final = 64 << 10
 """A chunk is closed past this: large enough to hide a round trip, small enough to encode in under a millisecond."""
 
+ROW_BYTES: Final = 16
+"""What a row takes beside its content, about; a tombstone half as much again."""
+
 MAX_SHARED: Final = 10_000
 """Stamps that are remembered for the rows to come; where each row has its own it would be for nothing."""
+
+Stamps: TypeAlias = dict[tuple[int, int, str], Stamp]
+"""By what they say: most rows were loaded at once, and share one."""
+
+
+class _Numbers(dict[str, int]):
+    """A number for each name, in the order in which they come."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = number = len(self)
+        return number
 
 
 class ChunkMaker(Generic[K, V]):
     """Rows of a chunk in the making; no await may come between the first row and the last."""
 
-    def __init__(self, replica: Replica[K, V]) -> None:
+    def __init__(self, replica: Replica[K, V], room: int) -> None:
         self._replica = replica
-        self._origins: dict[str, int] = {}
+        self._origins = _Numbers()
+        self._room = room
         self.buckets: list[int] = []
-        self.size: int = 0
+        self.altered: K | None = (
+            None  # a row that somebody has changed in place: what the source had is not known
+        )
         self._live: list[LiveRow] = []
         self._dead: list[DeadRow] = []
 
-    def add(self, key: K) -> bool:
-        """Put in what is held for the key now. False if that is not known: the object was changed in place."""
-        table = self._replica.table
-        stamp = table.stamp(key)
-        origin = self._origins.setdefault(stamp.origin, len(self._origins))
-        if key in table.live:
-            content = table.content(key)
-            if content is None:
-                return False
-            self._live.append(LiveRow(content, stamp.time, origin))
-            self.size += len(content) + 16
-        elif key in table.dead:
-            key_bytes = self._replica.keys.encode(key)
-            self._dead.append(DeadRow(key_bytes, stamp.version, stamp.time, origin))
-            self.size += len(key_bytes) + 24
-        return True
+    @property
+    def full(self) -> bool:
+        """Whether it is to be closed."""
+        return self._room <= 0
+
+    def add(self, keys: list[K]) -> list[K]:
+        """Put in what is held for these keys now, at least of one; returns those for which there was no room."""
+        table, origins = self._replica.table, self._origins
+        left = [key for key in keys if key not in table.live]
+        while left:
+            key = left.pop()
+            if key in table.dead:
+                key_bytes, stamp = self._replica.keys.encode(key), table.dead[key]
+                number = origins[stamp.origin]
+                self._dead.append(DeadRow(key_bytes, stamp.version, stamp.time, number))
+                self._room -= len(key_bytes) + ROW_BYTES * 3 // 2
+                if self.full:
+                    break
+        live = [key for key in keys if key in table.live]
+        if self.full or not live:
+            return left + live
+        contents, stamps, self.altered = table.contents(live, self._room)
+        self._live += [
+            LiveRow(content, stamp.time, origins[stamp.origin])
+            for content, stamp in zip(contents, stamps, strict=True)
+        ]
+        self._room -= sum(map(len, contents)) + ROW_BYTES * len(contents)
+        return left + live[len(contents) :]
 
     def made(self, vector: dict[str, int], *, more: bool) -> Chunk:
         """The chunk; `more` if the last bucket goes on in the next one."""
         return Chunk(self.buckets, more, vector, list(self._origins), self._live, self._dead)
 
 
-Stamps: TypeAlias = dict[tuple[int, int, str], Stamp]
+class Rows(NamedTuple, Generic[K, V]):
+    """What a chunk has of live rows, each place in these lists one row."""
+
+    keys: list[K]
+    of_keys: list[int]
+    """Their hashes."""
+    entities: list[V]
+    stamps: list[Stamp]
+    contents: list[bytes]
 
 
-def decoded(
-    replica: Replica[K, V], chunk: Chunk, stamps: Stamps
-) -> list[tuple[int, K, V | None, Stamp]]:
-    """The entries of a chunk, each with its bucket. Raises `ProtocolError` if one of them is unusable.
-
-    Most rows were loaded at once: equal stamps are one, kept in `stamps` for the next chunk.
-    """
-    rows: list[tuple[int, K, V | None, Stamp]] = []
+def live_rows(replica: Replica[K, V], chunk: Chunk, stamps: Stamps) -> Rows[K, V]:
+    """The rows of a chunk. Raises `ProtocolError` if one of them is unusable. `stamps` are kept for the next chunk."""
+    contents = [row.content for row in chunk.live]
+    entities = replica.rows.decode_all(contents)
+    try:
+        keys, versions = replica.identify(entities)
+        of_keys = replica.table.hashes_of(keys)
+    except Exception as error:  # the application's functions, on content from outside
+        raise ProtocolError(f"a row without a usable key: {error}") from error
+    names = [
+        (version, row.time, _origin(chunk, row.origin))
+        for version, row in zip(versions, chunk.live, strict=True)
+    ]
     if len(stamps) > MAX_SHARED:
         stamps.clear()
-    for row in chunk.live:
-        entity = replica.rows.decode(row.content)
-        try:
-            key, version = replica.key_of(entity), replica.version_of(entity)
-            bucket = replica.table.bucket(key)
-        except Exception as error:  # the application's functions, on content from outside
-            raise ProtocolError(f"a row without a usable key: {error}") from error
-        rows.append((bucket, key, entity, _stamp(chunk, version, row, stamps)))
-    for grave in chunk.dead:
-        key = replica.keys.decode(grave.key)
-        stamp = _stamp(chunk, grave.version, grave, stamps)
-        rows.append((replica.table.bucket(key), key, None, stamp))
-    asked = set(chunk.buckets)
-    for bucket, *_ in rows:
-        if bucket not in asked:
-            raise ProtocolError(f"a row of bucket {bucket} in a chunk of others")
+    for name in set(names).difference(stamps):
+        stamps[name] = Stamp(*name)
+    _check_buckets(chunk, of_keys)
+    return Rows(keys, of_keys, entities, [stamps[name] for name in names], contents)
+
+
+def dead_rows(replica: Replica[K, V], chunk: Chunk) -> list[tuple[K, Stamp]]:
+    """The tombstones of a chunk. Raises as `live_rows`."""
+    rows = [
+        (
+            replica.keys.decode(row.key),
+            Stamp(row.version, row.time, _origin(chunk, row.origin)),
+        )
+        for row in chunk.dead
+    ]
+    _check_buckets(chunk, replica.table.hashes_of([key for key, _ in rows]))
     return rows
 
 
-def _stamp(chunk: Chunk, version: int, row: LiveRow | DeadRow, stamps: Stamps) -> Stamp:
+def _check_buckets(chunk: Chunk, of_keys: list[int]) -> None:
+    strangers = {of_key % BUCKETS for of_key in of_keys}.difference(chunk.buckets)
+    if strangers:
+        raise ProtocolError(f"a row of bucket {min(strangers)} in a chunk of others")
+
+
+def _origin(chunk: Chunk, number: int) -> str:
     try:
-        origin = chunk.origins[row.origin]
+        return chunk.origins[number]
     except IndexError as error:
         raise ProtocolError("a row of an origin that the chunk does not name") from error
-    name = version, row.time, origin
-    stamp = stamps.get(name)
-    if stamp is None:
-        stamp = stamps[name] = Stamp(*name)
-    return stamp

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from ..errors import ProtocolError
-from .chunks import decoded
+from .chunks import dead_rows, live_rows
 from .effects import Effect
 from .frames import Frames
 from .messages import Chunk, Footer, Header
@@ -99,8 +99,13 @@ class Comparison(Generic[K, V]):
         for bucket in asked - self._here.keys():
             # Keys that have come since the beginning, or will, are events, and those stand.
             self._here[bucket] = dict.fromkeys(table.keys_in(bucket))
-        for bucket, key, entity, stamp in decoded(self._replica, chunk, {}):
-            self._here[bucket].pop(key, None)
+        rows = live_rows(self._replica, chunk, {})
+        there: list[tuple[K, V | None, Stamp]] = [
+            *zip(rows.keys, rows.entities, rows.stamps, strict=True),
+            *((key, None, stamp) for key, stamp in dead_rows(self._replica, chunk)),
+        ]
+        for key, entity, stamp in there:
+            self._here[table.bucket(key)].pop(key, None)
             if not table.same(key, entity):
                 self._other.append((key, entity, stamp, newer))
                 self._latest = max(self._latest, stamp.time)

@@ -59,6 +59,8 @@ class Replica(Generic[K, V]):
         id of this run of the node, never used before.
     key_of, version_of:
         read an entity's key and version; `version_of` returns 0 where there are none.
+    identify:
+        both of many entities, if there is a quicker way.
     whole:
         whether every row is held, or only those that were asked for.
     """
@@ -71,6 +73,7 @@ class Replica(Generic[K, V]):
         *,
         key_of: Callable[[V], K],
         version_of: Callable[[V], int],
+        identify: Callable[[list[V]], tuple[list[K], list[int]]] | None = None,
         whole: bool,
     ) -> None:
         self.holding: Holding[K, V] = Holding(
@@ -83,6 +86,9 @@ class Replica(Generic[K, V]):
         self.rows = rows
         self.key_of = key_of
         self.version_of = version_of
+        self.identify: Callable[[list[V]], tuple[list[K], list[int]]] = identify or (
+            lambda entities: (list(map(key_of, entities)), list(map(version_of, entities)))
+        )
         self.whole = whole
         self.table: Table[K, V] = self.holding.table
         self.clock: HybridClock = self.holding.clock

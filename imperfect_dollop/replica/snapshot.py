@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from ..errors import InvalidEntityError, ProtocolError
-from .chunks import CHUNK_BYTES, ChunkMaker, Stamps, decoded
+from .chunks import CHUNK_BYTES, ChunkMaker, Stamps, dead_rows, live_rows
 from .effects import Cleared, Effect
 from .frames import Frames
 from .messages import Chunk, Footer, Header, Take, encode
@@ -74,21 +74,21 @@ class Donor(Generic[K, V]):
         # What is missing now is in no bucket that is the same here and there.
         self._vouched = self._clean()
         yield encode(Header(take.address, fingerprint, vector, replica.confirmed, buckets))
-        chunk = ChunkMaker(replica)
+        chunk = ChunkMaker(replica, CHUNK_BYTES)
         for bucket in buckets:
-            chunk.buckets.append(bucket)
             # Keys that come after this are events after the chunk's vector, and reach the joiner as such.
-            for key in replica.table.keys_in(bucket):
-                if chunk.size >= CHUNK_BYTES:
-                    yield self._closed(chunk, more=True)
-                    chunk = ChunkMaker(replica)
-                    chunk.buckets.append(bucket)
-                if not chunk.add(key):
-                    self.altered.append(key)
+            keys = replica.table.keys_in(bucket)
+            while True:
+                chunk.buckets.append(bucket)
+                keys = chunk.add(keys)
+                if chunk.altered is not None:
+                    self.altered.append(chunk.altered)
                     return
-            if chunk.size >= CHUNK_BYTES:
-                yield self._closed(chunk, more=False)
-                chunk = ChunkMaker(replica)
+                if chunk.full:
+                    yield self._closed(chunk, more=bool(keys))
+                    chunk = ChunkMaker(replica, CHUNK_BYTES)
+                if not keys:
+                    break
         if chunk.buckets:
             yield self._closed(chunk, more=False)
         self._number()
@@ -224,21 +224,22 @@ class Joiner(Generic[K, V]):
         wrong = [bucket for bucket in chunk.buckets if bucket >= BUCKETS or bucket in self._vectors]
         if wrong or not chunk.buckets:
             raise ProtocolError(f"buckets that were not asked for: {wrong}")
-        rows = decoded(replica, chunk, self._stamps)  # all of them, before any is taken over
-        last = chunk.buckets[-1]
-        if chunk.buckets[:-1] and chunk.more:
-            self._partial = []
-        for bucket, key, entity, stamp in rows:
-            if bucket == last and chunk.more:
-                self._partial.append(key)
-            if entity is None:
-                replica.table.bury(key, stamp)
-            else:
-                try:
-                    replica.table.put(key, entity, stamp)
-                except InvalidEntityError as error:
-                    raise ProtocolError(f"a row that has no bytes: {error}") from error
-            self._latest = max(self._latest, stamp.time)
+        # All of them, before any is taken over.
+        rows, dead = live_rows(replica, chunk, self._stamps), dead_rows(replica, chunk)
+        try:
+            replica.table.put_all(*rows)
+        except InvalidEntityError as error:
+            raise ProtocolError(str(error)) from error
+        for key, stamp in dead:
+            replica.table.bury(key, stamp)
+        if chunk.more:
+            if chunk.buckets[:-1]:
+                self._partial = []
+            some = zip(rows.keys, rows.of_keys, strict=True)
+            self._partial += [key for key, of_key in some if of_key % BUCKETS == chunk.buckets[-1]]
+            self._partial += [key for key, _ in dead]
+        times = {stamp.time for stamp in {*rows.stamps, *(stamp for _, stamp in dead)}}
+        self._latest = max(self._latest, *times, 0)
         self.rows += len(chunk.live)
         # A bucket that has come in several chunks contains no more than its first one did.
         vector = self._partial_vector or chunk.vector

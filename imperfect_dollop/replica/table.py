@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from ..codecs import EntityCodec, KeyCodec, content_hash, key_hash
+from ..codecs import EntityCodec, KeyCodec, content_hash, content_hashes, key_hash
 from ..errors import InvalidEntityError
 from .stamp import ABSENT, Stamp
 
@@ -90,6 +90,35 @@ class Table(Generic[K, V]):
         self.hot.pop(key, None)
         self.live[key] = entity
 
+    def put_all(
+        self,
+        keys: list[K],
+        of_keys: list[int],
+        entities: list[V],
+        stamps: list[Stamp],
+        contents: list[bytes],
+    ) -> None:
+        """Hold these rows, which were read from `contents`; `of_keys` are the hashes of their keys.
+
+        Raises `InvalidEntityError`, and changes nothing, if these are not the canonical bytes of one of them.
+        """
+        try:
+            canonical = list(self._rows.encode_all(entities)) == contents
+        except Exception as error:
+            raise InvalidEntityError(f"a row that has no bytes: {error}") from error
+        if not canonical:
+            raise InvalidEntityError("bytes that are not what the row has here")
+        hashes = content_hashes(of_keys, contents)
+        end = 0
+        for bucket, together in itertools.groupby(of_key % BUCKETS for of_key in of_keys):
+            begin, end = end, end + sum(1 for _ in together)
+            self._enter_all(bucket, keys[begin:end], stamps[begin:end], hashes[begin:end])
+        for held in (self.dead, self.hot):
+            if held:
+                for key in keys:
+                    held.pop(key, None)
+        self.live.update(zip(keys, entities, strict=True))
+
     def bury(self, key: K, stamp: Stamp) -> None:
         """Hold a tombstone instead of a row; past `MAX_TOMBSTONES` the oldest goes."""
         self._enter(self.bucket(key), key, stamp, 0)
@@ -122,6 +151,18 @@ class Table(Generic[K, V]):
         before = entries.get(key)
         self._count(bucket, hashed if before is None else hashed - before.hashed)
         entries[key] = _Entry(stamp, hashed)
+
+    def _enter_all(
+        self, bucket: int, keys: list[K], stamps: list[Stamp], hashes: list[int]
+    ) -> None:
+        entries = self._entries[bucket]
+        new = dict(zip(keys, map(_Entry, stamps, hashes), strict=True))
+        if len(new) == len(keys) and entries.keys().isdisjoint(new):
+            entries.update(new)
+            self._count(bucket, sum(hashes))
+        else:
+            for key, stamp, hashed in zip(keys, stamps, hashes, strict=True):
+                self._enter(bucket, key, stamp, hashed)
 
     def _count(self, bucket: int, difference: int) -> None:
         self.buckets[bucket] = (self.buckets[bucket] + difference) & MASK
@@ -159,6 +200,32 @@ class Table(Generic[K, V]):
         """Whether there is a row for the key, as it was put in: nobody has changed the object in place."""
         return key in self.live and self.content(key) is not None
 
+    def contents(self, keys: Sequence[K], room: int) -> tuple[list[bytes], list[Stamp], K | None]:
+        """The bytes of rows that are held, of one after the other until they come to `room`, and their stamps.
+
+        And the first key, if there is one among these, whose row somebody has changed in place (see `content`).
+        """
+        contents: list[bytes] = []
+        try:
+            for content in self._rows.encode_all(map(self.live.__getitem__, keys)):
+                contents.append(content)
+                room -= len(content)
+                if room <= 0:
+                    break
+            read = keys[: len(contents)]
+            of_keys = self.hashes_of(read)
+            entries = [
+                self._entries[of_key % BUCKETS][key]
+                for of_key, key in zip(of_keys, read, strict=True)
+            ]
+            if [entry.hashed for entry in entries] == content_hashes(of_keys, contents):
+                return contents, [entry.stamp for entry in entries], None
+        except Exception:
+            read = keys
+        altered = next((key for key in read if self.content(key) is None), None)
+        assert altered is not None, "of all rows one has other bytes than it had, of each none"
+        return [], [], altered
+
     def _is(self, key: K, content: bytes) -> bool:
         of_key = key_hash(self._keys.encode(key))
         return content_hash(of_key, content) == self._entries[of_key % BUCKETS][key].hashed
@@ -185,6 +252,10 @@ class Table(Generic[K, V]):
     def bucket(self, key: K) -> int:
         """The number of the key's bucket, the same on every node."""
         return key_hash(self._keys.encode(key)) % BUCKETS
+
+    def hashes_of(self, keys: Sequence[K]) -> list[int]:
+        """The hashes of keys, the same on every node: of each the bucket is the remainder by `BUCKETS`."""
+        return list(map(key_hash, self._keys.encode_all(keys)))
 
     def keys_in(self, bucket: int) -> list[K]:
         """Every key of a bucket with a row or a tombstone, as of now; none, if there is no such bucket."""
