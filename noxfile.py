@@ -15,6 +15,7 @@ A machine with Python and pip needs no more than this::
     python3 -m nox -s sample -- --check               # the same, with everything taken away in turn
     python3 -m nox -s fuzz -- --seconds 600           # search every decoder for inputs that it fails on
     python3 -m nox -s bench -- hits                   # a benchmark, see benchmarks/README.md; without a name all
+    python3 -m nox -s ratios                          # those of hits, stampede and memory, against bounds
     python3 -m nox -s soak -- --minutes 10 --broker rabbitmq  # ten processes, random faults, and a judge
     python3 -m nox -s lock -- --upgrade               # what docker/Dockerfile installs
 
@@ -216,6 +217,13 @@ def bench(session: nox.Session) -> None:
     """Run all benchmarks, or one: ``-- NAME``, and its arguments; ``-- --help`` names them."""
     session.install(".[all]", *group("bench"))
     session.run("python", "-m", "benchmarks", *(session.posargs or ["all", "--json"]))
+
+
+@nox.session(python=PYTHON)
+def ratios(session: nox.Session) -> None:
+    """Check that hits, stampedes and memory cost about what they did beside their floors."""
+    session.install(".[redis]")
+    session.run("python", "-m", "benchmarks", "check")
 
 
 @nox.session(python=PYTHON)

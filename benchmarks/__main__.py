@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Final
 
 from . import (
+    check,
     coldstart,
     hits,
     memory,
@@ -42,12 +43,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     usual = {}
-    for name, benchmark in BENCHMARKS.items():
+    for name, benchmark in {**BENCHMARKS, "check": check}.items():
         text = (benchmark.__doc__ or "").partition("\n")[0]
         options = names.add_parser(name, help=text, description=text)
         options.add_argument("--json", action="store_true", help="one JSON object as the last line")
         benchmark.add_arguments(options)
-        usual[name] = options.parse_args([])
+        if name in BENCHMARKS:
+            usual[name] = options.parse_args([])
     every = names.add_parser("all", help="one after the other, as they are without options")
     every.add_argument("--json", action="store_true", help="one JSON object as the last line")
     arguments = parser.parse_args()
@@ -58,7 +60,7 @@ def main() -> int:
     for name, given in chosen.items():
         print(name)
         try:
-            found[name] = asyncio.run(BENCHMARKS[name].run(given))
+            found[name] = asyncio.run(BENCHMARKS.get(name, check).run(given))
         except Mistake as mistake:
             print(f"  no figures: {mistake}", file=sys.stderr)
     if arguments.json:
