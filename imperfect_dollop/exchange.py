@@ -42,8 +42,9 @@ async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -
     try:
         async with link.send_transfer(address, timeout=TRANSFER_TIMEOUT) as transfer:
             for frame in donor.frames():
-                await transfer.send(frame)
-                stats.snapshot_bytes_given += len(frame)
+                if frame is not None:
+                    await transfer.send(frame)
+                    stats.snapshot_bytes_given += len(frame)
                 await anyio.lowlevel.checkpoint()
         stats.snapshots_given += donor.whole
     finally:
@@ -186,6 +187,8 @@ class Comparing(Inquiry):
         try:
             if not await self._ask(link, comparison.take, digests=comparison.digests):
                 return None
+            if comparison.differ and not await self._ask_for_leaves(link, comparison):
+                return None
             if self._clean and not (comparison.footer is not None and comparison.footer.clean):
                 self._came_to_nothing("it is not vouched for")
                 return None
@@ -199,3 +202,14 @@ class Comparing(Inquiry):
             return effects
         finally:
             comparison.close()
+
+    async def _ask_for_leaves(self, link: Link, comparison: Comparison[Any, Any]) -> bool:
+        self.address = f"{self.address}.leaves"
+        comparison.narrow(self.address)
+        digests = bytearray()
+        for bucket in comparison.differ:
+            digests += comparison.leaves(bucket)
+            await anyio.lowlevel.checkpoint()
+        return await self._ask(
+            link, comparison.take, buckets=comparison.differ, digests=bytes(digests)
+        )

@@ -146,9 +146,13 @@ class Writer(Generic[K, V]):
             await self._give_up()
 
     async def _give_up(self) -> None:
-        async with anyio.create_task_group() as closing:
-            for call in self._calls:
-                closing.start_soon(call.close, self._over())
+        calls = list(self._calls)
+        for call in calls:
+            call.give_up(self._over())
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as closing:
+                for call in calls:
+                    closing.start_soon(call.close, self._over())
 
     # -- one write -------------------------------------------------------------------------------
 
@@ -232,6 +236,8 @@ class Writer(Generic[K, V]):
 
     async def _in_background(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` in a task of its own and wait for it; only the waiting can be cancelled."""
+        if self._ended:
+            raise self._over()
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way += 1
 

@@ -98,8 +98,13 @@ class Rows(NamedTuple, Generic[K, V]):
     contents: list[bytes]
 
 
-def live_rows(replica: Replica[K, V], chunk: Chunk, stamps: Stamps) -> Rows[K, V]:
-    """The rows of a chunk. Raises `ProtocolError` if one of them is unusable. `stamps` are kept for the next chunk."""
+def live_rows(
+    replica: Replica[K, V], chunk: Chunk, stamps: Stamps, areas: int = BUCKETS
+) -> Rows[K, V]:
+    """The rows of a chunk. Raises `ProtocolError` if one of them is unusable. `stamps` are kept for the next chunk.
+
+    `areas`: how many there are of what the chunk calls its buckets.
+    """
     contents = [row.content for row in chunk.live]
     entities = replica.rows.decode_all(contents)
     try:
@@ -115,12 +120,12 @@ def live_rows(replica: Replica[K, V], chunk: Chunk, stamps: Stamps) -> Rows[K, V
         stamps.clear()
     for name in set(names).difference(stamps):
         stamps[name] = Stamp(*name)
-    _check_buckets(chunk, of_keys)
+    _check_buckets(chunk, of_keys, areas)
     return Rows(keys, of_keys, entities, [stamps[name] for name in names], contents)
 
 
-def dead_rows(replica: Replica[K, V], chunk: Chunk) -> list[tuple[K, Stamp]]:
-    """The tombstones of a chunk. Raises as `live_rows`."""
+def dead_rows(replica: Replica[K, V], chunk: Chunk, areas: int = BUCKETS) -> list[tuple[K, Stamp]]:
+    """The tombstones of a chunk. As `live_rows`."""
     rows = [
         (
             replica.keys.decode(row.key),
@@ -128,12 +133,12 @@ def dead_rows(replica: Replica[K, V], chunk: Chunk) -> list[tuple[K, Stamp]]:
         )
         for row in chunk.dead
     ]
-    _check_buckets(chunk, replica.table.hashes_of([key for key, _ in rows]))
+    _check_buckets(chunk, replica.table.hashes_of([key for key, _ in rows]), areas)
     return rows
 
 
-def _check_buckets(chunk: Chunk, of_keys: list[int]) -> None:
-    strangers = {of_key % BUCKETS for of_key in of_keys}.difference(chunk.buckets)
+def _check_buckets(chunk: Chunk, of_keys: list[int], areas: int) -> None:
+    strangers = {of_key % areas for of_key in of_keys}.difference(chunk.buckets)
     if strangers:
         raise ProtocolError(f"a row of bucket {min(strangers)} in a chunk of others")
 

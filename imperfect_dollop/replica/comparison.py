@@ -1,6 +1,7 @@
 """What differs between a sibling's copy and this one: the asking side of a repair.
 
-The sibling is told this table's digests and sends the buckets that differ, each chunk as of a *vector*: what the
+The sibling is told this table's digests and sends the buckets that differ; where these have many rows it names them, is
+told the digests of their leaves, and sends the leaves that differ. Each chunk is as of a *vector*: what the
 sibling had taken in by then. A row that is another there than here is the newer one if its stamp is, and if the
 sibling had seen everything that was seen here when it was asked: all events, and what this node has read and told
 nobody. In every other case the row is in doubt, for which there is one remedy: the source is asked.
@@ -17,11 +18,11 @@ from ..errors import ProtocolError
 from .chunks import dead_rows, live_rows
 from .effects import Effect
 from .frames import Frames
-from .messages import Chunk, Footer, Header
+from .messages import Chunk, Differ, Footer, Header
 from .progress import covers
 from .replica import Replica
 from .stamp import Stamp
-from .table import BUCKETS
+from .table import ALL_LEAVES, BUCKETS
 
 __all__ = ["Comparison"]
 
@@ -30,12 +31,14 @@ V = TypeVar("V")
 
 
 class Comparison(Generic[K, V]):
-    """Takes the frames of the answer of one `donor`. Nothing changes before `finish`; `close` in any case."""
+    """Takes the frames of the answers of one `donor`. Nothing changes before `finish`; `close` in any case."""
 
     def __init__(self, replica: Replica[K, V], address: str, now: float, donor: str = "") -> None:
         self._replica = replica
         self._donor = donor
         self._frames = Frames(address, replica.rows.fingerprint)
+        self._first: Frames | None = None  # those of the answer that has named the buckets
+        self._areas = BUCKETS  # of which an answer consists
         self._load = replica.begin_load(now)
         self._seen = replica.vector
         self._expected: set[int] = set()  # buckets that are still to come
@@ -46,6 +49,7 @@ class Comparison(Generic[K, V]):
         self._absent: list[K] = []  # of which nothing is known there
         self._latest = 0  # the latest time in any of it
         self.digests: bytes = replica.table.digests()
+        self.differ: list[int] = []  # buckets of which leaves are to be compared
 
     def take(self, payload: bytes) -> None:
         """One frame. Raises `ProtocolError` for what is none of this answer, or comes out of order."""
@@ -54,22 +58,37 @@ class Comparison(Generic[K, V]):
             self._open(frame)
         elif isinstance(frame, Chunk):
             self._compare(frame)
+        elif isinstance(frame, Differ):
+            self._narrow_to(frame)
 
     @property
     def footer(self) -> Footer | None:
         """The last frame, when it is here."""
         return self._frames.footer
 
+    def leaves(self, bucket: int) -> bytes:
+        """What to say of one of those that `differ`."""
+        return self._replica.table.leaves(bucket)
+
+    def narrow(self, address: str) -> None:
+        """The first answer is here. Another one comes to this address: the leaves that differ."""
+        self._first, self._frames = self._frames, Frames(address, self._replica.rows.fingerprint)
+        self._areas = ALL_LEAVES
+
     def finish(self, now: float) -> list[Effect] | None:
         """Take over what is newer there, put in doubt what merely differs; ``None`` if too much has happened since."""
-        footer, header, replica = self._frames.footer, self._frames.header, self._replica
+        replica, first = self._replica, self._first or self._frames
+        footer, header = self._frames.footer, first.header
         if footer is None or header is None or replica.cold or replica.window.overrun(self._load):
             return None
         replica.agreement.looked(self._donor)
         # What was in doubt there may have been sent before it was settled.
-        believed = footer.clean and replica.clock.observe(self._latest, now)
+        clean = footer.clean and first.footer is not None and first.footer.clean
+        believed = clean and replica.clock.observe(self._latest, now)
         effects: list[Effect] = []
-        if footer.clean:  # or what is missing there would pass for seen here
+        # Or what is missing there would pass for seen here; as would, by the vector of a second answer, what has
+        # changed a bucket since the first, when it was the same.
+        if clean:
             effects += replica.contains(self._load, header.vector)
         untold = 0 if replica.agreement.met(self._donor) else replica.untold
         found: list[tuple[K, V | None, Stamp | None]] = [
@@ -87,25 +106,35 @@ class Comparison(Generic[K, V]):
     def _open(self, header: Header) -> None:
         self._expected = set(header.buckets)
         if len(self._expected) != len(header.buckets) or any(
-            bucket >= BUCKETS for bucket in header.buckets
+            area >= self._areas for area in header.buckets
         ):
             raise ProtocolError("buckets that cannot be")
+
+    def _narrow_to(self, frame: Differ) -> None:
+        if self._first is not None or self.differ or self._expected or not frame.buckets:
+            raise ProtocolError("buckets that are named where rows are due")
+        if len(set(frame.buckets)) != len(frame.buckets) or max(frame.buckets) >= BUCKETS:
+            raise ProtocolError("buckets that cannot be")
+        self.differ = frame.buckets
 
     def _compare(self, chunk: Chunk) -> None:
         asked = set(chunk.buckets)
         if not asked or len(asked) != len(chunk.buckets) or not asked <= self._expected:
             raise ProtocolError("buckets that were not announced, or twice")
         table, newer = self._replica.table, self._covers(chunk.vector)
-        for bucket in asked - self._here.keys():
+        keys_in = table.keys_in if self._areas == BUCKETS else table.keys_in_leaf
+        for area in asked - self._here.keys():
             # Keys that have come since the beginning, or will, are events, and those stand.
-            self._here[bucket] = dict.fromkeys(table.keys_in(bucket))
-        rows = live_rows(self._replica, chunk, {})
+            self._here[area] = dict.fromkeys(keys_in(area))
+        rows = live_rows(self._replica, chunk, {}, self._areas)
+        dead = dead_rows(self._replica, chunk, self._areas)
         there: list[tuple[K, V | None, Stamp]] = [
             *zip(rows.keys, rows.entities, rows.stamps, strict=True),
-            *((key, None, stamp) for key, stamp in dead_rows(self._replica, chunk)),
+            *((key, None, stamp) for key, stamp in dead),
         ]
-        for key, entity, stamp in there:
-            self._here[table.bucket(key)].pop(key, None)
+        hashes = [*rows.of_keys, *table.hashes_of([key for key, _ in dead])]
+        for (key, entity, stamp), of_key in zip(there, hashes, strict=True):
+            self._here[of_key % self._areas].pop(key, None)
             if not table.same(key, entity):
                 self._other.append((key, entity, stamp, newer))
                 self._latest = max(self._latest, stamp.time)

@@ -199,7 +199,8 @@ class Ask(msgspec.Struct, array_like=True, frozen=True, tag="a"):
 class Take(msgspec.Struct, array_like=True, frozen=True, tag="t"):
     """`origin` asks `donor` to send these buckets of a repository to the transfer `address`.
 
-    With `digests`, those of its own buckets (`Table.digests`), it asks for the buckets that differ.
+    With `digests`, those of its own buckets (`Table.digests`), it asks for the buckets that differ. With both, where
+    `digests` are those of the leaves of each of these buckets (`Table.leaves`), for the leaves that differ.
     """
 
     origin: Name
@@ -225,13 +226,19 @@ News: TypeAlias = Events | Heartbeat | Ask | Take | Refuse
 class Header(msgspec.Struct, array_like=True, frozen=True, tag="H"):
     """Opens a snapshot. `vector`: the last event of each origin that the donor had applied.
 
-    `buckets`: those that are to come.
+    `buckets`: those that are to come, or leaves where these were asked for.
     """
 
     address: Name
     fingerprint: Name
     vector: Vector
     confirmed: Int63
+    buckets: Buckets
+
+
+class Differ(msgspec.Struct, array_like=True, frozen=True, tag="D"):
+    """Instead of rows: these buckets differ, and have so many that leaves had better be compared."""
+
     buckets: Buckets
 
 
@@ -253,7 +260,7 @@ class DeadRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True, tag="C"):
-    """Whole buckets, as of `vector`; the last of them goes on in the next chunk if `more`."""
+    """Whole buckets, or leaves, as of `vector`; the last of them goes on in the next chunk if `more`."""
 
     buckets: Buckets
     more: bool
@@ -272,7 +279,7 @@ class Footer(msgspec.Struct, array_like=True, frozen=True, tag="F"):
     clean: bool
 
 
-Frame: TypeAlias = Header | Chunk | Footer
+Frame: TypeAlias = Header | Differ | Chunk | Footer
 
 _encoder = msgspec.msgpack.Encoder()
 _news: msgspec.msgpack.Decoder[News] = msgspec.msgpack.Decoder(News)

@@ -12,19 +12,25 @@ has given is compared with somebody who is sure, or the source, whatever the dig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ..errors import InvalidEntityError, ProtocolError
 from .chunks import CHUNK_BYTES, ChunkMaker, Stamps, dead_rows, live_rows
 from .effects import Cleared, Effect
 from .frames import Frames
-from .messages import Chunk, Footer, Header, Take, encode
+from .messages import Chunk, Differ, Footer, Header, Take, encode
 from .progress import covers
 from .replica import Replica
 from .stamp import ABSENT, Stamp, at
-from .table import BUCKETS
+from .table import BUCKETS, LEAVES
 
 __all__ = ["Donor", "Joiner"]
+
+MANY_ROWS: Final = 32
+"""In a bucket: small rows of which the digests of its leaves have the size."""
+
+LEAF_BYTES: Final = 8 * LEAVES
+"""Of the digests of a bucket's leaves."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,8 +59,8 @@ class Donor(Generic[K, V]):
         self._resets = replica.resets
         self.whole: bool = not take.digests  # not only what differs
 
-    def frames(self) -> Iterator[bytes]:
-        """The frames in order; none takes long to make.
+    def frames(self) -> Iterator[bytes | None]:
+        """The frames in order, none of which takes long to make; ``None`` only gives the event loop its turn.
 
         They end without a footer when the donor drops what it holds, from when it has agreed to give; and at a row
         that somebody has changed in place, for what the source had is not known then.
@@ -64,22 +70,37 @@ class Donor(Generic[K, V]):
                 return
             yield frame
 
-    def _frames(self) -> Iterator[bytes]:
-        replica, take = self._replica, self._take
+    def _frames(self) -> Iterator[bytes | None]:
+        replica, take, table = self._replica, self._take, self._replica.table
         self._number()
-        buckets = take.buckets
-        if take.digests:
-            buckets = replica.table.differing(take.digests)
-        vector, fingerprint = replica.vector, replica.rows.fingerprint
+        areas, many = take.buckets, False
+        keys_in: Callable[[int], list[K]] = table.keys_in
+        if take.digests and take.buckets:
+            areas, keys_in = [], table.keys_in_leaf
+            for place, bucket in enumerate(take.buckets):
+                if bucket < BUCKETS:
+                    part = take.digests[place * LEAF_BYTES : (place + 1) * LEAF_BYTES]
+                    areas += table.differing_leaves(bucket, part)
+                yield None
+        elif take.digests:
+            areas = table.differing(take.digests)
+            many = table.size(areas) > MANY_ROWS * len(areas)
         # What is missing now is in no bucket that is the same here and there.
         self._vouched = self._clean()
-        yield encode(Header(take.address, fingerprint, vector, replica.confirmed, buckets))
+        coming = [] if many else areas
+        yield encode(
+            Header(
+                take.address, replica.rows.fingerprint, replica.vector, replica.confirmed, coming
+            )
+        )
+        if many:
+            yield encode(Differ(areas))
         chunk = ChunkMaker(replica, CHUNK_BYTES)
-        for bucket in buckets:
+        for area in coming:
             # Keys that come after this are events after the chunk's vector, and reach the joiner as such.
-            keys = replica.table.keys_in(bucket)
+            keys = keys_in(area)
             while True:
-                chunk.buckets.append(bucket)
+                chunk.buckets.append(area)
                 keys = chunk.add(keys)
                 if chunk.altered is not None:
                     self.altered.append(chunk.altered)
@@ -92,7 +113,6 @@ class Donor(Generic[K, V]):
         if chunk.buckets:
             yield self._closed(chunk, more=False)
         self._number()
-        table = replica.table
         clean = self._clean() and (self._vouched or self.whole)
         yield encode(Footer(replica.vector, table.root, len(table.live), clean))
 
@@ -138,6 +158,8 @@ class Joiner(Generic[K, V]):
             self._open(frame)
         elif isinstance(frame, Chunk):
             self._rows(frame)
+        elif isinstance(frame, Differ):
+            raise ProtocolError("an answer to somebody who compares")
 
     @property
     def footer(self) -> Footer | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ from ..codecs import EntityCodec, KeyCodec, content_hash, content_hashes, key_ha
 from ..errors import InvalidEntityError
 from .stamp import ABSENT, Stamp
 
-__all__ = ["BUCKETS", "Table"]
+__all__ = ["ALL_LEAVES", "BUCKETS", "LEAVES", "Table"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,12 +27,19 @@ V = TypeVar("V")
 BUCKETS: Final = 1_024
 """A power of two. At a million rows a bucket that differs costs a thousand row hashes to look into."""
 
+LEAVES: Final = 64
+"""Parts of a bucket, also a power of two: of a thousand rows one that differs is among sixteen."""
+
+ALL_LEAVES: Final = BUCKETS * LEAVES
+"""A leaf has the number of its bucket, and above that its own place there: the remainder of a key's hash by this."""
+
 MAX_TOMBSTONES: Final = 100_000
 """Deleted keys remembered at most; about 20 MB."""
 
 MASK: Final = 2**64 - 1
 
 _BUCKETS: Final = struct.Struct(f">{BUCKETS}Q")
+_LEAVES: Final = struct.Struct(f">{LEAVES}Q")
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -261,6 +268,18 @@ class Table(Generic[K, V]):
         """Every key of a bucket with a row or a tombstone, as of now; none, if there is no such bucket."""
         return list(self._entries[bucket]) if bucket < BUCKETS else []
 
+    def keys_in_leaf(self, leaf: int) -> list[K]:
+        """Every key of a leaf, as `keys_in`."""
+        keys = self.keys_in(leaf % BUCKETS) if leaf < ALL_LEAVES else []
+        hashes = self.hashes_of(keys)
+        return [
+            key for key, of_key in zip(keys, hashes, strict=True) if of_key % ALL_LEAVES == leaf
+        ]
+
+    def size(self, buckets: Iterable[int]) -> int:
+        """How many keys these have."""
+        return sum(len(self._entries[bucket]) for bucket in buckets)
+
     def known(self) -> Iterator[K]:
         """Every key with a row or a tombstone; of a bucket as of when it is come to."""
         for bucket in range(BUCKETS):
@@ -288,4 +307,21 @@ class Table(Generic[K, V]):
             bucket
             for bucket, (mine, other) in enumerate(zip(self.buckets, theirs, strict=True))
             if mine != other
+        ]
+
+    def leaves(self, bucket: int) -> bytes:
+        """The digests of the parts of a bucket, in the form of `digests`."""
+        entries, sums = self._entries[bucket], [0] * LEAVES
+        keys = list(entries)
+        for key, of_key in zip(keys, self.hashes_of(keys), strict=True):
+            sums[of_key % ALL_LEAVES // BUCKETS] += entries[key].hashed
+        return _LEAVES.pack(*[total & MASK for total in sums])
+
+    def differing_leaves(self, bucket: int, digests: bytes) -> list[int]:
+        """The leaves of a bucket that differ from another table's `leaves`; all of them if that has others."""
+        if len(digests) != _LEAVES.size:
+            return [bucket + BUCKETS * place for place in range(LEAVES)]
+        pairs = zip(_LEAVES.unpack(self.leaves(bucket)), _LEAVES.unpack(digests), strict=True)
+        return [
+            bucket + BUCKETS * place for place, (mine, other) in enumerate(pairs) if mine != other
         ]

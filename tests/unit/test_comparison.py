@@ -16,6 +16,7 @@ from imperfect_dollop.replica.effects import Effect
 from imperfect_dollop.replica.messages import (
     Chunk,
     DeadRow,
+    Differ,
     Events,
     Footer,
     Frame,
@@ -60,6 +61,12 @@ ONE, TWO = Row(1, 1, "first"), Row(1, 2, "second")
 S1, S2 = stamp(1, 1), stamp(2, 2)
 
 
+@pytest.fixture(autouse=True, params=[32, -1], ids=["buckets", "leaves"])
+def many_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways for each: at once, and by the leaves of the buckets that differ, as where these have many rows."""
+    monkeypatch.setattr(snapshot_module, "MANY_ROWS", request.param)
+
+
 class Pair:
     """A replica `here` that has missed some of what a third node, ``b``, has sent; its sibling `there` has not."""
 
@@ -85,7 +92,17 @@ class Pair:
     ) -> list[bytes]:
         take = Take("here", "there", "rows", ROWS.fingerprint, "t1", [], digests=comparison.digests)
         donor = Donor(self.there, take, clean)
-        return list(donor.frames())
+        return list(filter(None, donor.frames()))
+
+    def leaves(
+        self, comparison: Comparison[int, Row], clean: Callable[[], bool] = lambda: True
+    ) -> list[bytes]:
+        comparison.narrow("t2")
+        digests = b"".join(map(comparison.leaves, comparison.differ))
+        take = Take(
+            "here", "there", "rows", ROWS.fingerprint, "t2", comparison.differ, digests=digests
+        )
+        return list(filter(None, Donor(self.there, take, clean).frames()))
 
     def compare(
         self,
@@ -93,6 +110,7 @@ class Pair:
         *,
         clean: Callable[[], bool] = lambda: True,
         second: float = 200.0,
+        after_the_first: Callable[[], object] = lambda: None,
     ) -> list[Effect] | None:
         """From beginning to end; `between` is what happens before the last frame."""
         comparison: Comparison[int, Row] = Comparison(self.here, "t1", NOW + second, "there")
@@ -100,6 +118,12 @@ class Pair:
             *frames, footer = self.frames(comparison, clean)
             for frame in frames:
                 take(comparison, frame)
+            if comparison.differ:
+                take(comparison, footer)
+                after_the_first()
+                *frames, footer = self.leaves(comparison, clean)
+                for frame in frames:
+                    take(comparison, frame)
             between()
             comparison.take(footer)
             return comparison.finish(NOW + second)
@@ -127,6 +151,74 @@ def test_what_is_newer_there_is_taken_over_with_its_stamp() -> None:
     assert pair.here.table.stamp(1) == S2
     assert pair.here.table.dead == pair.there.table.dead
     assert pair.here.counts.mended == 3
+
+
+def test_what_is_missed_between_the_two_answers_is_not_taken_for_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The bucket was the same when buckets were compared, and its leaves are not.
+    monkeypatch.setattr(snapshot_module, "MANY_ROWS", -1)
+    pair = Pair(rows=20)
+    pair.send(create(ONE, 1), here=False)
+    lost = update(Row(105, 2, "new"), 3, stamp(1, 1))
+    effects = pair.compare(after_the_first=lambda: pair.send(lost, here=False))
+    assert effects == []
+    assert pair.here.table.live[1] == ONE
+    assert pair.here.table.live[105] != pair.there.table.live[105]
+    assert pair.here.progress.last("b") == pair.number - 1  # so it is asked for
+    assert not pair.here.progress.complete or pair.here.progress.last("b") < pair.number
+
+
+def test_only_the_leaves_that_differ_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imperfect_dollop.replica.table.key_hash", lambda key: decode(key) * 1_024)
+    monkeypatch.setattr(snapshot_module, "MANY_ROWS", 32)
+    pair = Pair(rows=64)  # all in one bucket, each in a leaf of its own
+    pair.send(
+        update(Row(110, 2, "new"), 3, stamp(1, 1)), delete(120, 1, 4, stamp(1, 1)), here=False
+    )
+    comparison: Comparison[int, Row] = Comparison(pair.here, "t1", NOW)
+    first = [decode_frame(frame) for frame in pair.frames(comparison)]
+    assert [type(frame) for frame in first] == [Header, Differ, Footer]
+    for frame in pair.frames(comparison):
+        comparison.take(frame)
+    second = [decode_frame(frame) for frame in pair.leaves(comparison)]
+    comparison.close()
+    rows = [frame for frame in second if isinstance(frame, Chunk)]
+    assert [(len(one.live), len(one.dead)) for one in rows] == [(1, 1)]
+    assert pair.compare() == []
+    assert pair.here.table.live == pair.there.table.live
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [Differ([1])],
+        [Header("t1", ROWS.fingerprint, {}, 0, [5]), Differ([1])],
+        [Header("t1", ROWS.fingerprint, {}, 0, []), Differ([])],
+        [Header("t1", ROWS.fingerprint, {}, 0, []), Differ([1, 1])],
+        [Header("t1", ROWS.fingerprint, {}, 0, []), Differ([BUCKETS])],
+        [Header("t1", ROWS.fingerprint, {}, 0, []), Differ([1]), Differ([2])],
+    ],
+)
+def test_buckets_that_are_named_out_of_turn(frames: list[Frame]) -> None:
+    comparison: Comparison[int, Row] = Comparison(make("here"), "t1", NOW)
+    *before, last = map(encode, frames)
+    for frame in before:
+        comparison.take(frame)
+    with pytest.raises(ProtocolError):
+        comparison.take(last)
+    comparison.close()
+
+
+def test_the_second_answer_names_no_buckets() -> None:
+    comparison: Comparison[int, Row] = Comparison(make("here"), "t1", NOW)
+    for frame in (Header("t1", ROWS.fingerprint, {}, 0, []), Differ([1]), Footer({}, 0, 0, True)):
+        comparison.take(encode(frame))
+    comparison.narrow("t2")
+    comparison.take(encode(Header("t2", ROWS.fingerprint, {}, 0, [])))
+    with pytest.raises(ProtocolError, match="where rows are due"):
+        comparison.take(encode(Differ([1])))
+    comparison.close()
 
 
 def test_equal_copies_send_no_row_at_all() -> None:
@@ -232,7 +324,7 @@ def test_whoever_this_copy_is_from_knew_what_was_read(donor: str) -> None:
     pair.here.go_cold()
     joiner = Joiner(pair.here)
     wanted = Take("here", donor, "rows", ROWS.fingerprint, "t1", joiner.begin("t1", donor))
-    for frame in Donor(pair.there, wanted, lambda: True).frames():
+    for frame in filter(None, Donor(pair.there, wanted, lambda: True).frames()):
         joiner.take(frame)
     assert joiner.finish(NOW + 12) == []
     pair.send(create(ONE, 30), here=False, second=30.0)
