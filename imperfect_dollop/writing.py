@@ -148,11 +148,11 @@ class Writer(Generic[K, V]):
     async def _give_up(self) -> None:
         calls = list(self._calls)
         for call in calls:
-            call.give_up(self._over())
+            call.give_up(self._too_late())
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as closing:
                 for call in calls:
-                    closing.start_soon(call.close, self._over())
+                    closing.start_soon(call.close, self._too_late())
 
     # -- one write -------------------------------------------------------------------------------
 
@@ -168,28 +168,30 @@ class Writer(Generic[K, V]):
         """
         if self._closed:
             raise ClosedError(f"{self._reader.name} is closed")
-        with contextlib.ExitStack() as over:  # what is to be done when it is
-            self._under_way += 1
-            over.callback(self._less)
-            turn = self._turn(key)
-            await turn.acquire()
-            over.callback(turn.release)
+        turn, in_turn = self._turn(key), False
+        write: Write | None = None
+        self._under_way += 1
+        try:
+            in_turn = await turn.acquire()
             if self._ended:
                 raise ClosedError(f"{self._reader.name} is closed")
             await self._warm()
             write = self._replica.begin_write(key)
-            over.callback(self._replica.end_write, write)
             call = await begin()
-            self._calls.add(call)
-            over.callback(self._calls.discard, call)
-            begun = over.pop_all()
+        except BaseException:
+            self._over(turn if in_turn else None, write)
+            raise
+        self._calls.add(call)
 
         def finish() -> _Done[K, R]:
-            with begun:
+            self._calls.discard(call)
+            try:
                 done = end(call, write)
                 self._held(done.key)
                 self._publish(done.event)
                 return done
+            finally:
+                self._over(turn, write)
 
         try:
             await call.ended()
@@ -205,7 +207,7 @@ class Writer(Generic[K, V]):
         """In the place of a caller that has gone: else the siblings were wrong."""
 
         def drop() -> None:
-            call.give_up(self._over())
+            call.give_up(self._too_late())
             with contextlib.suppress(DollopError):
                 finish()
 
@@ -227,22 +229,29 @@ class Writer(Generic[K, V]):
         else:
             self._supervisor.spawn(carry_on, name=f"write {self._reader.name}")
 
-    def _over(self) -> ClosedError:
-        return ClosedError(f"{self._reader.name}: closed during a write")
+    def _over(self, turn: asyncio.Lock | None, write: Write | None) -> None:
+        if write is not None:
+            self._replica.end_write(write)
+        if turn is not None:
+            turn.release()
+        self._less()
 
     def _less(self) -> None:
         self._under_way -= 1
         self._one_less.set()
 
+    def _too_late(self) -> ClosedError:
+        return ClosedError(f"{self._reader.name}: closed during a write")
+
     async def _in_background(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` in a task of its own and wait for it; only the waiting can be cancelled."""
         if self._ended:
-            raise self._over()
+            raise self._too_late()
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way += 1
 
         async def run() -> None:
-            error: Exception = self._over()
+            error: Exception = self._too_late()
             try:
                 await work()
                 if not outcome.done():

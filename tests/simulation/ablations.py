@@ -498,7 +498,9 @@ def _late(swap: Swap) -> None:
 def _carry_through(swap: Swap) -> None:
     def carry_on(self: Any, call: Any, finish: Any) -> None:
         call.give_up(ClosedError("its caller has gone"))
-        inspect.getclosurevars(finish).nonlocals["begun"].close()  # without what follows on it
+        begun = inspect.getclosurevars(finish).nonlocals
+        self._calls.discard(call)
+        self._over(begun["turn"], begun["write"])  # without what follows on it
 
     swap(writing.Writer, "_carry_on", lambda held: carry_on)
 
