@@ -249,7 +249,9 @@ class Joiner(Generic[K, V]):
         # All of them, before any is taken over.
         rows, dead = live_rows(replica, chunk, self._stamps), dead_rows(replica, chunk)
         try:
-            replica.table.put_all(*rows)
+            replica.table.put_all(
+                rows.keys, rows.of_keys, rows.entities, rows.stamps, rows.contents
+            )
         except InvalidEntityError as error:
             raise ProtocolError(str(error)) from error
         for key, stamp in dead:

@@ -1,0 +1,129 @@
+"""Pictures of what ``python -m benchmarks all --json`` has measured: ``python -m benchmarks.plots FILE [FOLDER]``.
+
+FILE has the JSON object, as its last line. One PNG for each picture goes to FOLDER, by default ``benchmarks/plots``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["main"]
+
+TARGETS: Final = (
+    ("hits", "floor_ratio", 1.4, "hit, beside an awaited dict lookup"),
+    ("hits", "on_demand_floor_ratio", 2.0, "the same on demand"),
+    ("hits", "peek_ratio", 2.0, "peek, beside dict.get"),
+    ("hits", "best_peer_speedup", 3.5, "hit, faster than the best peer"),
+    ("hits", "redis_speedup", 300.0, "hit, faster than Redis"),
+    ("stampede", "floor_ratio", 2.0, "10,000 misses at once, beside one future"),
+    ("propagation", "redis_ratio", 1.5, "write to another process, beside Redis"),
+    ("propagation", "rabbitmq_ratio", 1.5, "the same beside RabbitMQ"),
+    ("throughput", "redis_speedup", 2.0, "events/s, faster than Redis one by one"),
+    ("throughput", "rabbitmq_speedup", 25.0, "the same for RabbitMQ"),
+    ("snapshot", "redis_source_speedup", 3.0, "cold start over Redis, faster than the source"),
+    ("snapshot", "redis_orm_speedup", 10.0, "the same, faster than the ORM"),
+    ("snapshot", "rabbitmq_source_speedup", 3.0, "over RabbitMQ, faster than the source"),
+    ("snapshot", "rabbitmq_orm_speedup", 10.0, "the same, faster than the ORM"),
+    ("stall", "donor_ms", 10.0, "pause of the donor, ms"),
+    ("stall", "joiner_ms", 10.0, "pause of the joiner, ms"),
+    ("repair", "bytes_ratio", 0.01, "bytes for 100 wrong rows, of a copy"),
+    ("memory", "overhead_bytes", 120.0, "bytes a row beyond a dict"),
+)
+"""Benchmark, key, target and words for it; more is better where the key says speedup."""
+
+mpl: Any = importlib.import_module("matplotlib")
+mpl.use("agg")  # no screen is needed
+plt: Any = importlib.import_module("matplotlib.pyplot")
+
+GOOD, BAD, PLAIN = "#2a7f62", "#c2543b", "#5b7c99"
+
+Figures = Mapping[str, Any]
+
+
+def main(words: Sequence[str] = sys.argv[1:]) -> int:
+    """Draw all that the file has figures for."""
+    if not 1 <= len(words) <= 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    figures: Figures = json.loads(Path(words[0]).read_text().splitlines()[-1])
+    folder = Path(words[1] if len(words) > 1 else Path(__file__).with_name("plots"))
+    folder.mkdir(exist_ok=True)
+    for name, draw in (("targets", _targets), ("hits", _hits), ("scale", _scale)):
+        picture = draw(figures)
+        picture.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+        plt.close(picture)
+        print(folder / f"{name}.png")
+    return 0
+
+
+def _targets(figures: Figures) -> Any:
+    """How far each is from its target: to the right of the line is better than it."""
+    rows = [row for row in TARGETS if row[1] in figures.get(row[0], {})]
+    picture, axes = plt.subplots(figsize=(9, 0.36 * len(rows) + 1.2))
+    for place, (benchmark, key, target, words) in enumerate(reversed(rows)):
+        found = figures[benchmark][key]
+        times = found / target if "speedup" in key else target / found
+        axes.barh(place, times - 1, left=1, color=GOOD if times >= 1 else BAD)
+        end = 1.05 * max(times, 1)
+        axes.text(end, place, f"{found:g} (target {target:g})", va="center", fontsize=8)
+        axes.text(0.095, place, words, va="center", ha="right", fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlim(0.1, 40)
+    axes.set_yticks([])
+    axes.set_xlabel("times as good as the target")
+    axes.spines[["top", "right"]].set_visible(False)
+    return picture
+
+
+def _hits(figures: Figures) -> Any:
+    """Nanoseconds of a hit, one bar for each side."""
+    found = figures["hits"]
+    names = {
+        "floor_ns": "awaited dict lookup",
+        "preload_ns": "ours",
+        "on_demand_ns": "ours, on demand",
+        "cachebox_ns": "cachebox",
+        "async-lru_ns": "async-lru",
+        "aiocache_ns": "aiocache",
+        "cashews_ns": "cashews",
+        "redis_ns": "Redis on loopback",
+    }
+    sides = [(words, found[key], key) for key, words in names.items() if key in found]
+    picture, axes = plt.subplots(figsize=(8, 3.2))
+    for place, (words, number, key) in enumerate(reversed(sides)):
+        axes.barh(place, number, color=GOOD if key in ("preload_ns", "on_demand_ns") else PLAIN)
+        axes.text(1.05 * number, place, f"{number:,} ns", va="center", fontsize=8)
+        axes.text(45, place, words, va="center", ha="right", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(50, 1_000_000)
+    axes.set_yticks([])
+    axes.set_xlabel("nanoseconds of a hit")
+    axes.spines[["top", "right"]].set_visible(False)
+    return picture
+
+
+def _scale(figures: Figures) -> Any:
+    """What an event and a heartbeat cost a node, against nodes, rows and repositories."""
+    found = figures["scale"]
+    picture, all_axes = plt.subplots(1, 3, figsize=(11, 3.2), sharey=True)
+    for axes, what in zip(all_axes, ("nodes", "rows", "repositories"), strict=True):
+        across = [each[what] for each in found[what]]
+        for key, words in (("event_us", "an event"), ("heartbeat_us", "a heartbeat")):
+            axes.plot(across, [each[key] for each in found[what]], marker="o", label=words)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(what)
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylabel("microseconds of processor time")
+    all_axes[0].legend()
+    return picture
+
+
+if __name__ == "__main__":
+    sys.exit(main())
