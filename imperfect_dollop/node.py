@@ -239,8 +239,9 @@ class Node:
         if membership is None:
             return
         with anyio.move_on_after(DRAIN_SECONDS):
-            for seat in self._seats:
-                await seat.session.drain()
+            async with anyio.create_task_group() as draining:
+                for seat in self._seats:
+                    draining.start_soon(seat.session.drain)
         try:
             with anyio.move_on_after(self._shutdown_timeout):
                 await membership.flushed()

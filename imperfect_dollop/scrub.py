@@ -66,8 +66,10 @@ class Scrub(Generic[K, V]):
             began, first = time.perf_counter(), looked_at
             spent = 0.0
             while spent < SLICE_SECONDS:
-                key = next(known, None)
-                if done := key is None:
+                try:
+                    key = next(known)
+                except StopIteration:
+                    done = True
                     break
                 if key in table.live:
                     looked_at += 1

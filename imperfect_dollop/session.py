@@ -208,8 +208,10 @@ class Session(Generic[K, V]):
         Of those that may have been done, and were not looked at since, the siblings are told, who can.
         """
         self.closed = True
-        await self.writer.drained()
-        self._hand_over()
+        try:
+            await self.writer.drained()
+        finally:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         for event in self.replica.hand_over(time.time()):
@@ -228,6 +230,7 @@ class Session(Generic[K, V]):
     def close(self) -> None:
         """Tell whoever still waits."""
         self.closed = True
+        self.writer.close()
         self.upkeep.close()
         self.note_state()
 

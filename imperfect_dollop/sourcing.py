@@ -343,6 +343,8 @@ class Call(Generic[R]):
         self.give_up(error)
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await asyncio.wait([self._task])
+        if self._task.done() and not self._task.cancelled():
+            self._task.exception()  # nobody asks for its result any more
 
     def result(self) -> R:
         """What it has returned. Raises what it has raised, as a `DollopError`, or why it was given up."""
@@ -370,6 +372,11 @@ class Call(Generic[R]):
             self._timer = self._loop.call_soon(self._time_out)
 
     def _time_out(self) -> None:
+        assert self._timeout is not None
+        left = self._last + self._timeout - self._loop.time()
+        if left > 0:  # it had come further
+            self._timer = self._loop.call_later(left, self._look)
+            return
         what = self.about.removeprefix(f"{self._name}: ")
         self.give_up(
             LoadTimeoutError(

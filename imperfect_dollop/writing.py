@@ -8,7 +8,6 @@ place. Writes of one key go one after the other, so that each is built on the st
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import weakref
@@ -128,8 +127,12 @@ class Writer(Generic[K, V]):
         def end(call: Call[V], write: Write) -> _Done[K, V]:
             stored = self._result(what, key, call)
             stored_key = self._check_stored(stored, key, what)
-            stored = self._keep(stored)
-            event, effects = self._replica.wrote(write, kind, stored_key, stored, time.time())
+            try:
+                stored = self._keep(stored)
+                event, effects = self._replica.wrote(write, kind, stored_key, stored, time.time())
+            except Exception:  # of a function of the application's
+                self._lost_sight_of(stored_key)
+                raise
             return _Done(stored_key, stored, event, effects)
 
         return await self._write(key, begin, end)
@@ -142,17 +145,18 @@ class Writer(Generic[K, V]):
                 self._one_less = asyncio.Event()
                 await self._one_less.wait()
         finally:
-            self._ended = True
-            await self._give_up()
+            calls = list(self._calls)
+            self.close()
+            with anyio.CancelScope(shield=True):
+                async with anyio.create_task_group() as closing:
+                    for call in calls:
+                        closing.start_soon(call.close, self._too_late())
 
-    async def _give_up(self) -> None:
-        calls = list(self._calls)
-        for call in calls:
+    def close(self) -> None:
+        """No write begins any more, and those that are under way are given up."""
+        self._closed = self._ended = True
+        for call in self._calls:
             call.give_up(self._too_late())
-        with anyio.CancelScope(shield=True):
-            async with anyio.create_task_group() as closing:
-                for call in calls:
-                    closing.start_soon(call.close, self._too_late())
 
     # -- one write -------------------------------------------------------------------------------
 
@@ -174,7 +178,7 @@ class Writer(Generic[K, V]):
         try:
             in_turn = await turn.acquire()
             if self._ended:
-                raise ClosedError(f"{self._reader.name} is closed")
+                raise self._too_late()
             await self._warm()
             write = self._replica.begin_write(key)
             call = await begin()
@@ -208,8 +212,12 @@ class Writer(Generic[K, V]):
 
         def drop() -> None:
             call.give_up(self._too_late())
-            with contextlib.suppress(DollopError):
+            try:
                 finish()
+            except DollopError:
+                pass  # as was to be expected
+            except Exception:
+                logger.exception("a write whose caller has gone failed")
 
         async def carry_on() -> None:
             try:
@@ -226,8 +234,11 @@ class Writer(Generic[K, V]):
 
         if self._ended:
             drop()
-        else:
+            return
+        try:
             self._supervisor.spawn(carry_on, name=f"write {self._reader.name}")
+        except RuntimeError:  # it has just stopped
+            drop()
 
     def _over(self, turn: asyncio.Lock | None, write: Write | None) -> None:
         if write is not None:
@@ -243,19 +254,22 @@ class Writer(Generic[K, V]):
     def _too_late(self) -> ClosedError:
         return ClosedError(f"{self._reader.name}: closed during a write")
 
-    async def _in_background(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work` in a task of its own and wait for it; only the waiting can be cancelled."""
+    async def _in_background(self, work: Callable[[], Awaitable[R]]) -> R:
+        """Run `work` in a task of its own, that ends with the session, and wait for it.
+
+        Only the waiting can be cancelled.
+        """
         if self._ended:
             raise self._too_late()
-        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._under_way += 1
 
         async def run() -> None:
             error: Exception = self._too_late()
             try:
-                await work()
+                result = await work()
                 if not outcome.done():
-                    outcome.set_result(None)
+                    outcome.set_result(result)
             except DollopError as failure:
                 error = failure
                 if outcome.done():  # the caller was cancelled, so nobody else will hear of it
@@ -269,7 +283,7 @@ class Writer(Generic[K, V]):
                     outcome.set_exception(error)
 
         self._supervisor.spawn(run, name=f"write {self._reader.name}")
-        await outcome
+        return await outcome
 
     async def _warm(self) -> None:
         """Everything may have been dropped since the caller asked, or while it waited for its turn."""
@@ -284,19 +298,25 @@ class Writer(Generic[K, V]):
         if held is None:
             if not self._reader.by_key:
                 return None
-            try:
-                with source_read(self._stats):
-                    held = (await self._reader.load_many([key])).get(key)
-            except DollopError as error:
-                if not isinstance(error, InvalidEntityError):
-                    self._upkeep.health.failed(error)
-                raise
-            self._upkeep.health.answered()
+            held = await self._in_background(lambda: self._read(key))
             if held is None:
                 raise EntityNotFoundError(f"{self._reader.name} has no row with the key {key!r}")
         return self._reader.version_of(held)
 
+    async def _read(self, key: K) -> V | None:
+        try:
+            with source_read(self._stats):
+                found = (await self._reader.load_many([key])).get(key)
+        except DollopError as error:
+            if not isinstance(error, InvalidEntityError):
+                self._upkeep.health.failed(error)
+            raise
+        self._upkeep.health.answered()
+        return found
+
     def _call(self, what: str, key: K | None, call: Callable[[], Awaitable[S]]) -> Call[S]:
+        if self._ended:
+            raise self._too_late()
         about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
         return self._reader.write(about, call, lambda: self._unknown(key, what))
 
@@ -331,15 +351,18 @@ class Writer(Generic[K, V]):
                     f" returned a row with the key {stored_key!r}"
                 )
         except InvalidEntityError:
-            # Committed, and this is all we know: here as elsewhere it has to be read again.
             known = [some for some in (key, stored_key) if some is not None]
             for some in known:
-                self._publish(self._replica.announce(Kind.REREAD, some, time.time()))
-                self._doubt(some)
+                self._lost_sight_of(some)
             if not known:
                 self._unknown(None, what)
             raise
         return stored_key
+
+    def _lost_sight_of(self, key: K) -> None:
+        """Committed, and this is all we know: here as elsewhere it has to be read again."""
+        self._publish(self._replica.announce(Kind.REREAD, key, time.time()))
+        self._doubt(key)
 
     def _doubt(self, key: K | None) -> None:
         if key is not None:

@@ -50,6 +50,7 @@ class Comparison(Generic[K, V]):
         self._latest = 0  # the latest time in any of it
         self.digests: bytes = replica.table.digests()
         self.differ: list[int] = []  # buckets of which leaves are to be compared
+        self._parts: dict[int, list[list[K]]] = {}  # by bucket: the keys of its leaves
 
     def take(self, payload: bytes) -> None:
         """One frame. Raises `ProtocolError` for what is none of this answer, or comes out of order."""
@@ -68,7 +69,9 @@ class Comparison(Generic[K, V]):
 
     def leaves(self, bucket: int) -> bytes:
         """What to say of one of those that `differ`."""
-        return self._replica.table.leaves(bucket)
+        digests, parts = self._replica.table.leaves(bucket)
+        self._parts[bucket] = parts
+        return digests
 
     def narrow(self, address: str) -> None:
         """The first answer is here. Another one comes to this address: the leaves that differ."""
@@ -122,10 +125,9 @@ class Comparison(Generic[K, V]):
         if not asked or len(asked) != len(chunk.buckets) or not asked <= self._expected:
             raise ProtocolError("buckets that were not announced, or twice")
         table, newer = self._replica.table, self._covers(chunk.vector)
-        keys_in = table.keys_in if self._areas == BUCKETS else table.keys_in_leaf
         for area in asked - self._here.keys():
             # Keys that have come since the beginning, or will, are events, and those stand.
-            self._here[area] = dict.fromkeys(keys_in(area))
+            self._here[area] = dict.fromkeys(self._keys_in(area))
         rows = live_rows(self._replica, chunk, {}, self._areas)
         dead = dead_rows(self._replica, chunk, self._areas)
         there: list[tuple[K, V | None, Stamp]] = [
@@ -141,6 +143,12 @@ class Comparison(Generic[K, V]):
         for bucket in chunk.buckets[:-1] if chunk.more else chunk.buckets:
             self._expected.discard(bucket)
             self._absent += [key for key in self._here.pop(bucket) if key in table.live]
+
+    def _keys_in(self, area: int) -> list[K]:
+        if self._areas == BUCKETS:
+            return self._replica.table.keys_in(area)
+        parts = self._parts.get(area % BUCKETS)
+        return [] if parts is None else parts[area // BUCKETS]
 
     def _covers(self, vector: Mapping[str, int]) -> bool:
         """Whether everything that was seen here at the beginning had been seen there."""

@@ -73,15 +73,17 @@ class Donor(Generic[K, V]):
     def _frames(self) -> Iterator[bytes | None]:
         replica, take, table = self._replica, self._take, self._replica.table
         self._number()
-        areas, many = take.buckets, False
+        areas, many = list(dict.fromkeys(take.buckets)), False
         keys_in: Callable[[int], list[K]] = table.keys_in
-        if take.digests and take.buckets:
-            areas, keys_in = [], table.keys_in_leaf
-            for place, bucket in enumerate(take.buckets):
+        if take.digests and areas:
+            # Keys that come after they were listed are events after the first answer, whose vector counts.
+            leaves: dict[int, list[K]] = {}
+            for place, bucket in enumerate(areas):
                 if bucket < BUCKETS:
                     part = take.digests[place * LEAF_BYTES : (place + 1) * LEAF_BYTES]
-                    areas += table.differing_leaves(bucket, part)
+                    leaves |= table.differing_leaves(bucket, part)
                 yield None
+            areas, keys_in = list(leaves), leaves.__getitem__
         elif take.digests:
             areas = table.differing(take.digests)
             many = table.size(areas) > MANY_ROWS * len(areas)
@@ -261,7 +263,8 @@ class Joiner(Generic[K, V]):
                 self._partial = []
             some = zip(rows.keys, rows.of_keys, strict=True)
             self._partial += [key for key, of_key in some if of_key % BUCKETS == chunk.buckets[-1]]
-            self._partial += [key for key, _ in dead]
+            bucket_of = replica.table.bucket
+            self._partial += [key for key, _ in dead if bucket_of(key) == chunk.buckets[-1]]
         times = {stamp.time for stamp in {*rows.stamps, *(stamp for _, stamp in dead)}}
         self._latest = max(self._latest, *times, 0)
         self.rows += len(chunk.live)

@@ -85,7 +85,7 @@ class Table(Generic[K, V]):
 
     def stamp(self, key: K) -> Stamp:
         """The stamp of what is held for the key, tombstones included; `ABSENT` if nothing is."""
-        entry = self._entries[self.bucket(key)].get(key)
+        _, entry = self._find(key, self.bucket(key))
         return ABSENT if entry is None else entry.stamp
 
     def put(self, key: K, entity: V, stamp: Stamp) -> None:
@@ -139,32 +139,51 @@ class Table(Generic[K, V]):
             self.forget(oldest)
 
     def restamp(self, key: K, stamp: Stamp) -> None:
-        """The same row, known by a newer stamp."""
-        entries = self._entries[self.bucket(key)]
-        entries[key] = _Entry(stamp, entries[key].hashed)
+        """The same row, known by a newer stamp. Raises `KeyError` where nothing is held for the key."""
+        bucket, entry = self._find(key, self.bucket(key))
+        if entry is None:
+            raise KeyError(key)
+        self._entries[bucket][key] = _Entry(stamp, entry.hashed)
 
     def forget(self, key: K) -> None:
         """Hold nothing for the key, not even a tombstone."""
-        bucket = self.bucket(key)
-        entry = self._entries[bucket].pop(key, None)
+        bucket, entry = self._find(key, self.bucket(key))
         if entry is not None:
+            del self._entries[bucket][key]
             self._count(bucket, -entry.hashed)
             self.live.pop(key, None)
             self.hot.pop(key, None)
             self.dead.pop(key, None)
 
+    def _find(self, key: K, bucket: int) -> tuple[int, _Entry | None]:
+        """The entry of a key, and where it is: in `bucket`, that of its bytes, or in another one.
+
+        Keys that are equal may have other bytes, like the decimals 2 and 2.00 or, where any type passes, 1 and True.
+        """
+        entry = self._entries[bucket].get(key)
+        if entry is None and (key in self.live or key in self.dead):
+            for place, entries in enumerate(self._entries):
+                if key in entries:
+                    return place, entries[key]
+        return bucket, entry
+
     def _enter(self, bucket: int, key: K, stamp: Stamp, hashed: int) -> None:
-        entries = self._entries[bucket]
-        before = entries.get(key)
-        self._count(bucket, hashed if before is None else hashed - before.hashed)
-        entries[key] = _Entry(stamp, hashed)
+        place, before = self._find(key, bucket)
+        if before is not None:
+            self._count(place, -before.hashed)
+            del self._entries[place][key]
+            if place != bucket:  # known by its new spelling from now on
+                self.live.pop(key, None)
+        self._count(bucket, hashed)
+        self._entries[bucket][key] = _Entry(stamp, hashed)
 
     def _enter_all(
         self, bucket: int, keys: list[K], stamps: list[Stamp], hashes: list[int]
     ) -> None:
         entries = self._entries[bucket]
         new = dict(zip(keys, map(_Entry, stamps, hashes), strict=True))
-        if len(new) == len(keys) and entries.keys().isdisjoint(new):
+        known = (entries, self.live, self.dead)
+        if len(new) == len(keys) and all(held.keys().isdisjoint(new) for held in known):
             entries.update(new)
             self._count(bucket, sum(hashes))
         else:
@@ -235,7 +254,8 @@ class Table(Generic[K, V]):
 
     def _is(self, key: K, content: bytes) -> bool:
         of_key = key_hash(self._keys.encode(key))
-        return content_hash(of_key, content) == self._entries[of_key % BUCKETS][key].hashed
+        _, entry = self._find(key, of_key % BUCKETS)
+        return entry is not None and content_hash(of_key, content) == entry.hashed
 
     # -- all of it ---------------------------------------------------------------------------------
 
@@ -267,14 +287,6 @@ class Table(Generic[K, V]):
     def keys_in(self, bucket: int) -> list[K]:
         """Every key of a bucket with a row or a tombstone, as of now; none, if there is no such bucket."""
         return list(self._entries[bucket]) if bucket < BUCKETS else []
-
-    def keys_in_leaf(self, leaf: int) -> list[K]:
-        """Every key of a leaf, as `keys_in`."""
-        keys = self.keys_in(leaf % BUCKETS) if leaf < ALL_LEAVES else []
-        hashes = self.hashes_of(keys)
-        return [
-            key for key, of_key in zip(keys, hashes, strict=True) if of_key % ALL_LEAVES == leaf
-        ]
 
     def size(self, buckets: Iterable[int]) -> int:
         """How many keys these have."""
@@ -309,19 +321,24 @@ class Table(Generic[K, V]):
             if mine != other
         ]
 
-    def leaves(self, bucket: int) -> bytes:
-        """The digests of the parts of a bucket, in the form of `digests`."""
+    def leaves(self, bucket: int) -> tuple[bytes, list[list[K]]]:
+        """The parts of a bucket: their digests, in the form of `digests`, and the keys of each."""
         entries, sums = self._entries[bucket], [0] * LEAVES
+        parts: list[list[K]] = [[] for _ in range(LEAVES)]
         keys = list(entries)
         for key, of_key in zip(keys, self.hashes_of(keys), strict=True):
-            sums[of_key % ALL_LEAVES // BUCKETS] += entries[key].hashed
-        return _LEAVES.pack(*[total & MASK for total in sums])
+            place = of_key % ALL_LEAVES // BUCKETS
+            sums[place] += entries[key].hashed
+            parts[place].append(key)
+        return _LEAVES.pack(*[total & MASK for total in sums]), parts
 
-    def differing_leaves(self, bucket: int, digests: bytes) -> list[int]:
-        """The leaves of a bucket that differ from another table's `leaves`; all of them if that has others."""
-        if len(digests) != _LEAVES.size:
-            return [bucket + BUCKETS * place for place in range(LEAVES)]
-        pairs = zip(_LEAVES.unpack(self.leaves(bucket)), _LEAVES.unpack(digests), strict=True)
-        return [
-            bucket + BUCKETS * place for place, (mine, other) in enumerate(pairs) if mine != other
-        ]
+    def differing_leaves(self, bucket: int, digests: bytes) -> dict[int, list[K]]:
+        """The leaves of a bucket that differ from another table's `leaves`, with their keys; or all of them."""
+        mine, parts = self.leaves(bucket)
+        others = len(digests) != _LEAVES.size
+        theirs = _LEAVES.unpack(mine if others else digests)
+        return {
+            bucket + BUCKETS * place: parts[place]
+            for place, (here, there) in enumerate(zip(_LEAVES.unpack(mine), theirs, strict=True))
+            if others or here != there
+        }

@@ -29,7 +29,7 @@ from imperfect_dollop.replica.messages import (
 from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.snapshot import Donor, Joiner
 from imperfect_dollop.replica.stamp import MAX_DRIFT
-from imperfect_dollop.replica.table import BUCKETS
+from imperfect_dollop.replica.table import BUCKETS, LEAVES
 
 from .builders import (
     FOOTER,
@@ -732,3 +732,36 @@ def test_what_an_attempt_that_failed_has_missed_is_not_waited_for() -> None:
     assert pair.finish() == []
     assert pair.replica.progress.complete
     assert pair.equal()
+
+
+def test_a_tombstone_of_a_complete_bucket_outlives_the_donor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshot_module, "CHUNK_BYTES", 200)
+    monkeypatch.setattr("imperfect_dollop.replica.table.key_hash", lambda key: decode(key) % 2)
+    pair = Pair(rows=0)
+    for key in range(1, 21, 2):
+        pair.write(Kind.CREATE, Row(key), heard=False)
+    pair.donor.table.bury(100, stamp(1, 1))  # all that is in the first bucket
+    frames = iter(pair.frames("t1"))
+    for frame in (next(frames), next(frames)):
+        pair.joiner.take(frame)
+    chunk = decode_frame(frame)
+    assert isinstance(chunk, Chunk)
+    assert (chunk.buckets, chunk.more, len(chunk.dead)) == ([0, 1], True, 1)
+    assert 0 not in pair.joiner.begin("t2")
+    assert pair.replica.table.dead == {100: stamp(1, 1)}
+    assert not pair.replica.table.live
+
+
+def test_a_bucket_that_is_named_twice_is_sent_once() -> None:
+    donor = make("donor")
+    give(donor, create(Row(1), 1))
+    for digests in (b"", bytes(16 * LEAVES)):
+        take = Take(
+            "joiner", "donor", "rows", ROWS.fingerprint, "t1", [BUCKET] * 1_000, digests=digests
+        )
+        decoded = [
+            decode_frame(frame) for frame in Donor(donor, take, lambda: True).frames() if frame
+        ]
+        assert sum(len(frame.live) for frame in decoded if isinstance(frame, Chunk)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,6 +17,15 @@ from imperfect_dollop.replica.stamp import ABSENT
 from imperfect_dollop.replica.table import Table
 
 from .builders import KEYS, ROWS, Row, adds_up, make, stamp, time
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    id: Decimal
+    cents: int
+
+
+PRICES = EntityCodec(Price)
 
 
 def table_of(*rows: Row) -> Table[int, Row]:
@@ -163,3 +173,52 @@ def test_a_row_that_dies_once_more_is_remembered_from_then_on() -> None:
     assert list(table.dead) == [2, 1]
     assert table.expire_tombstones(time(25)) == 1
     assert list(table.dead) == [1]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "put_all", "bury", "forget", "restamp"]),
+            st.sampled_from(["1", "1.0", "1.00", "2", "2.0"]),
+        ),
+        max_size=30,
+    )
+)
+def test_keys_that_are_equal_and_have_other_bytes_are_one(steps: list[tuple[str, str]]) -> None:
+    keys: KeyCodec[Decimal] = KeyCodec(Decimal)
+    table: Table[Decimal, Price] = Table(keys, PRICES)
+    live: dict[Decimal, Price] = {}
+    stamps: dict[Decimal, Any] = {}
+    for number, (what, text) in enumerate(steps):
+        key, own = Decimal(text), stamp(1, number)
+        price = Price(key, number)
+        if what in ("put", "put_all"):
+            if what == "put":
+                table.put(key, price, own)
+            else:
+                content = PRICES.encode(price)
+                table.put_all([key], table.hashes_of([key]), [price], [own], [content])
+            live[key], stamps[key] = price, own
+        elif what == "bury":
+            table.bury(key, own)
+            live.pop(key, None)
+            stamps[key] = own
+        elif what == "forget":
+            table.forget(key)
+            live.pop(key, None)
+            stamps.pop(key, None)
+        elif key in live:
+            table.restamp(key, own)
+            stamps[key] = own
+        assert table.live == live
+        assert {each: table.stamp(each) for each in table.known()} == stamps
+        assert table.root == sum(table.buckets) % 2**64
+        for each in table.known():
+            contents, own_stamps, altered = (
+                table.contents([each], 1) if each in live else ([], [], None)
+            )
+            assert altered is None
+            assert (each in live) == bool(contents) == bool(own_stamps)
+    for key in list(table.known()):
+        table.forget(key)
+    assert (table.root, table.buckets) == (0, [0] * table_module.BUCKETS)
