@@ -222,7 +222,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def ratios(session: nox.Session) -> None:
     """Check that hits, stampedes and memory cost about what they did beside their floors."""
-    session.install(".[redis]")
+    session.install(".[all]")
     session.run("python", "-m", "benchmarks", "check")
 
 
