@@ -17,34 +17,31 @@ from imperfect_dollop import FunctionSource, Node, Repository
 
 from .figures import Mistake, Rounds, Skipped
 from .rows import Row, chunks, row
-from .servers import add_server, server
+from .servers import BROKERS, add_numbers, add_server, server
 
 __all__ = ["add_arguments", "run"]
-
-KINDS: Final = ("redis", "rabbitmq")
 
 READY_SECONDS: Final = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    add_server(parser, *KINDS)
-    numbers = {
-        "--nodes": (20, "nodes"),
-        "--rows": (10_000, "rows"),
-        "--rounds": (3, "starts over each broker"),
-    }
-    for option, (number, text) in numbers.items():
-        parser.add_argument(
-            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
-        )
+    add_server(parser, *BROKERS)
+    add_numbers(
+        parser,
+        {
+            "--nodes": (20, "nodes"),
+            "--rows": (10_000, "rows"),
+            "--rounds": (3, "starts over each broker"),
+        },
+    )
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:
     """Measure, print, and return the figures. Raises `Mistake`."""
     figures: dict[str, object] = {}
     loads = []
-    for kind in KINDS:
+    for kind in BROKERS:
         rounds = Rounds()
         try:
             async with server(kind, arguments) as url:

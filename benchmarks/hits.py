@@ -21,7 +21,7 @@ from imperfect_dollop import FunctionSource, Repository
 from .figures import Mistake, Rounds, Skipped
 from .peers import PEERS, Getter, over_redis, peer
 from .rows import Row, chunks, row
-from .servers import add_server, server
+from .servers import add_numbers, add_server, server
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,9 +40,7 @@ Side: TypeAlias = Callable[[int], Awaitable[float]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     add_server(parser, "redis")
-    parser.add_argument(
-        "--rounds", type=int, metavar="N", default=31, help="rounds of each side (%(default)s)"
-    )
+    add_numbers(parser, {"--rounds": (31, "rounds of each side")})
     parser.add_argument(
         "--no-peers", action="store_true", help="neither other caches nor Redis: only the floors"
     )

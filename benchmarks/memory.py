@@ -16,6 +16,7 @@ from .children import Parent, child
 from .figures import Mistake, Rounds
 from .resident import peak, resident
 from .rows import Row, chunks, row
+from .servers import add_numbers
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,11 +25,7 @@ LOAD_SECONDS: Final = 300.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    numbers = {"--rows": (1_000_000, "rows"), "--rounds": (3, "processes of each side")}
-    for option, (number, text) in numbers.items():
-        parser.add_argument(
-            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
-        )
+    add_numbers(parser, {"--rows": (1_000_000, "rows"), "--rounds": (3, "processes of each side")})
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:

@@ -63,27 +63,21 @@ def main(words: Sequence[str] = sys.argv[1:]) -> int:
 
 def _targets(figures: Figures) -> Any:
     """How far each is from its target: to the right of the line is better than it."""
-    rows = [row for row in TARGETS if row[1] in figures.get(row[0], {})]
-    picture, axes = plt.subplots(figsize=(9, 0.36 * len(rows) + 1.2))
-    for place, (benchmark, key, target, words) in enumerate(reversed(rows)):
-        found = figures[benchmark][key]
-        times = found / target if "speedup" in key else target / found
-        axes.barh(place, times - 1, left=1, color=GOOD if times >= 1 else BAD)
-        end = 1.05 * max(times, 1)
-        axes.text(end, place, f"{found:g} (target {target:g})", va="center", fontsize=8)
-        axes.text(0.095, place, words, va="center", ha="right", fontsize=8)
+    bars = []
+    for benchmark, key, target, words in TARGETS:
+        if key in figures.get(benchmark, {}):
+            found = figures[benchmark][key]
+            times = found / target if "speedup" in key else target / found
+            label = f"{found:g} (target {target:g})"
+            bars.append((words, times, label, GOOD if times >= 1 else BAD))
+    picture, axes = _bars(bars, begin=1.0, limits=(0.1, 40))
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_xlim(0.1, 40)
-    axes.set_yticks([])
     axes.set_xlabel("times as good as the target")
-    axes.spines[["top", "right"]].set_visible(False)
     return picture
 
 
 def _hits(figures: Figures) -> Any:
     """Nanoseconds of a hit, one bar for each side."""
-    found = figures["hits"]
     names = {
         "floor_ns": "awaited dict lookup",
         "preload_ns": "ours",
@@ -94,18 +88,32 @@ def _hits(figures: Figures) -> Any:
         "cashews_ns": "cashews",
         "redis_ns": "Redis on loopback",
     }
-    sides = [(words, found[key], key) for key, words in names.items() if key in found]
-    picture, axes = plt.subplots(figsize=(8, 3.2))
-    for place, (words, number, key) in enumerate(reversed(sides)):
-        axes.barh(place, number, color=GOOD if key in ("preload_ns", "on_demand_ns") else PLAIN)
-        axes.text(1.05 * number, place, f"{number:,} ns", va="center", fontsize=8)
-        axes.text(45, place, words, va="center", ha="right", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlim(50, 1_000_000)
-    axes.set_yticks([])
+    ours = ("preload_ns", "on_demand_ns")
+    found = figures["hits"]
+    bars = [
+        (words, found[key], f"{found[key]:,} ns", GOOD if key in ours else PLAIN)
+        for key, words in names.items()
+        if key in found
+    ]
+    picture, axes = _bars(bars, begin=50.0, limits=(50, 1_000_000))
     axes.set_xlabel("nanoseconds of a hit")
-    axes.spines[["top", "right"]].set_visible(False)
     return picture
+
+
+def _bars(
+    bars: Sequence[tuple[str, float, str, str]], *, begin: float, limits: tuple[float, float]
+) -> tuple[Any, Any]:
+    """Words, where it ends, label and colour of each bar, from the top; all of them `begin` there, on a log scale."""
+    picture, axes = plt.subplots(figsize=(9, 0.36 * len(bars) + 1.2))
+    for place, (words, end, label, colour) in enumerate(reversed(bars)):
+        axes.barh(place, end - begin, left=begin, color=colour)
+        axes.text(1.05 * max(end, begin), place, label, va="center", fontsize=8)
+        axes.text(0.95 * limits[0], place, words, va="center", ha="right", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(*limits)
+    axes.set_yticks([])
+    axes.spines[["top", "right"]].set_visible(False)
+    return picture, axes
 
 
 def _scale(figures: Figures) -> Any:

@@ -21,11 +21,9 @@ from .children import Child, Parent, child
 from .drivers import listen, payload, publisher, versions
 from .figures import Mistake, Rounds, Skipped, percentile
 from .pairs import ROWS, Source, after, before, receiving, writing
-from .servers import add_server, server
+from .servers import BROKERS, add_numbers, add_server, server
 
 __all__ = ["add_arguments", "run"]
-
-KINDS: Final = ("redis", "rabbitmq")
 
 WARM_UP: Final = 100
 """Writes of each side before the first round."""
@@ -36,22 +34,21 @@ PATIENCE: Final = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    add_server(parser, *KINDS)
-    numbers = {
-        "--rounds": (20, "rounds of each side"),
-        "--writes": (100, "writes in a round"),
-        "--pause": (2, "milliseconds between two writes"),
-    }
-    for option, (number, text) in numbers.items():
-        parser.add_argument(
-            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
-        )
+    add_server(parser, *BROKERS)
+    add_numbers(
+        parser,
+        {
+            "--rounds": (20, "rounds of each side"),
+            "--writes": (100, "writes in a round"),
+            "--pause": (2, "milliseconds between two writes"),
+        },
+    )
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:
     """Measure, print, and return the figures. Raises `Mistake`."""
     figures: dict[str, object] = {}
-    for kind in KINDS:
+    for kind in BROKERS:
         try:
             async with server(kind, arguments) as url:
                 figures |= await _compare(kind, url, arguments)

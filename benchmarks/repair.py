@@ -21,6 +21,7 @@ from .copies import right
 from .counting import Counting
 from .figures import Mistake
 from .rows import Row, chunks, row
+from .servers import add_numbers
 
 __all__ = ["add_arguments", "run"]
 
@@ -33,9 +34,7 @@ LOOK_SECONDS: Final = 0.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument(
-        "--rows", type=int, metavar="N", default=1_000_000, help="rows (%(default)s)"
-    )
+    add_numbers(parser, {"--rows": (1_000_000, "rows")})
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:

@@ -22,6 +22,7 @@ from imperfect_dollop.brokers.memory import MemoryBroker
 from .counting import Counting
 from .figures import Mistake
 from .rows import Row, chunks
+from .servers import add_numbers
 
 __all__ = ["add_arguments", "run"]
 
@@ -43,9 +44,7 @@ ON_PAPER: Final = (100, 300, 1_000)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument(
-        "--most-rows", type=int, metavar="N", default=ROWS[-1], help="rows at most (%(default)s)"
-    )
+    add_numbers(parser, {"--most-rows": (ROWS[-1], "rows at most")})
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:

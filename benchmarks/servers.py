@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,9 @@ from examples.students.five.servers import PrivateServer, RabbitMQ, Redis
 
 from .figures import Skipped
 
-__all__ = ["add_server", "server"]
+__all__ = ["BROKERS", "add_numbers", "add_server", "server"]
+
+BROKERS: Final = ("redis", "rabbitmq")
 
 START_SECONDS: Final = 60.0
 """For a server to listen; RabbitMQ takes five on a machine that does nothing else."""
@@ -98,6 +100,14 @@ def add_server(parser: argparse.ArgumentParser, *kinds: str) -> None:
             metavar="URL",
             default=os.environ.get(variable),
             help=f"the server (${variable}, else one is started)",
+        )
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    """Options that take a number: of each what it is without being given, and what it counts."""
+    for option, (number, text) in numbers.items():
+        parser.add_argument(
+            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
         )
 
 

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 from imperfect_dollop import Repository
 
@@ -19,21 +19,15 @@ from .children import Parent, child
 from .copies import COPY_SECONDS, copied, right
 from .figures import Mistake, Rounds, Skipped
 from .rows import CITIES, Row, row
-from .servers import add_server, server
+from .servers import BROKERS, add_numbers, add_server, server
 
 __all__ = ["add_arguments", "run"]
-
-BROKERS: Final = ("redis", "rabbitmq")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     add_server(parser, *BROKERS, "postgresql")
-    numbers = {"--rows": (1_000_000, "rows"), "--rounds": (3, "rounds of each side")}
-    for option, (number, text) in numbers.items():
-        parser.add_argument(
-            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
-        )
+    add_numbers(parser, {"--rows": (1_000_000, "rows"), "--rounds": (3, "rounds of each side")})
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:

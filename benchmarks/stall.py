@@ -5,25 +5,18 @@ from __future__ import annotations
 import argparse
 import secrets
 from contextlib import AsyncExitStack
-from typing import Final
 
 from .copies import copied
 from .figures import Mistake, Rounds, Skipped, percentile
-from .servers import add_server, server
+from .servers import BROKERS, add_numbers, add_server, server
 
 __all__ = ["add_arguments", "run"]
-
-BROKERS: Final = ("redis", "rabbitmq")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     add_server(parser, *BROKERS)
-    numbers = {"--rows": (1_000_000, "rows"), "--rounds": (3, "copies over each broker")}
-    for option, (number, text) in numbers.items():
-        parser.add_argument(
-            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
-        )
+    add_numbers(parser, {"--rows": (1_000_000, "rows"), "--rounds": (3, "copies over each broker")})
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:

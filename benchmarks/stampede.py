@@ -12,6 +12,7 @@ from imperfect_dollop import FunctionSource, Repository
 
 from .figures import Mistake, Rounds
 from .rows import Row, row
+from .servers import add_numbers
 
 __all__ = ["add_arguments", "run"]
 
@@ -20,9 +21,7 @@ CALLERS: Final = 10_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument(
-        "--rounds", type=int, metavar="N", default=15, help="rounds of each side (%(default)s)"
-    )
+    add_numbers(parser, {"--rounds": (15, "rounds of each side")})
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:

@@ -20,11 +20,9 @@ from .children import Child, Parent, child
 from .drivers import listen, payload, publisher
 from .figures import Mistake, Rounds, Skipped
 from .pairs import ROWS, Source, after, before, receiving, writing
-from .servers import add_server, server
+from .servers import BROKERS, add_numbers, add_server, server
 
 __all__ = ["add_arguments", "run"]
-
-KINDS: Final = ("redis", "rabbitmq")
 
 WRITERS: Final = 200
 """Tasks that write at once, each its own rows."""
@@ -38,22 +36,21 @@ PATIENCE: Final = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    add_server(parser, *KINDS)
-    numbers = {
-        "--rounds": (7, "rounds of each side"),
-        "--writes": (20_000, "writes of ours in a round"),
-        "--messages": (2_000, "messages of the bare driver in a round"),
-    }
-    for option, (number, text) in numbers.items():
-        parser.add_argument(
-            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
-        )
+    add_server(parser, *BROKERS)
+    add_numbers(
+        parser,
+        {
+            "--rounds": (7, "rounds of each side"),
+            "--writes": (20_000, "writes of ours in a round"),
+            "--messages": (2_000, "messages of the bare driver in a round"),
+        },
+    )
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:
     """Measure, print, and return the figures. Raises `Mistake`."""
     figures: dict[str, object] = {}
-    for kind in KINDS:
+    for kind in BROKERS:
         try:
             async with server(kind, arguments) as url:
                 rounds = await _compare(kind, url, arguments)

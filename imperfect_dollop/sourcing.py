@@ -268,8 +268,7 @@ class Reader(Generic[K, V]):
         work: Callable[[Callable[[], None]], Awaitable[R]],
         late: Callable[[], None] = lambda: None,
     ) -> Call[R]:
-        about = f"{self.name}: the {what}"
-        return Call(self.name, about, work, self._timeout, late, self._abandoned)
+        return Call(self.name, what, work, self._timeout, late, self._abandoned)
 
     async def _bounded(self, what: str, work: Callable[[Callable[[], None]], Awaitable[R]]) -> R:
         """Do `work`, which calls what it is handed whenever there is progress. Ends with its caller."""
@@ -293,14 +292,15 @@ class Call(Generic[R]):
     def __init__(
         self,
         name: str,
-        about: str,
+        what: str,
         work: Callable[[Callable[[], None]], Awaitable[R]],
         timeout: float | None,
         late: Callable[[], None],
         abandoned: set[asyncio.Future[Any]],
     ) -> None:
-        self.about = about
+        self.about = f"{name}: the {what}"
         self._name = name
+        self._what = what
         self._timeout = timeout
         self._late = late
         self._abandoned = abandoned
@@ -364,25 +364,21 @@ class Call(Generic[R]):
 
     def _look(self) -> None:
         """The time may be over. What has just arrived is looked at first: this process may have stood still."""
+        if not self._look_later():
+            self._timer = self._loop.call_soon(self._time_out)
+
+    def _look_later(self) -> bool:
+        """Whether it has come further, so that there is time left."""
         assert self._timeout is not None
         left = self._last + self._timeout - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
-        else:
-            self._timer = self._loop.call_soon(self._time_out)
+        return left > 0
 
     def _time_out(self) -> None:
-        assert self._timeout is not None
-        left = self._last + self._timeout - self._loop.time()
-        if left > 0:  # it had come further
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        what = self.about.removeprefix(f"{self._name}: ")
-        self.give_up(
-            LoadTimeoutError(
-                f"{self._name}: the source made no progress in {what} for {self._timeout:g} s"
-            )
-        )
+        if not self._look_later():
+            no_progress = f"the source made no progress in the {self._what} for {self._timeout:g} s"
+            self.give_up(LoadTimeoutError(f"{self._name}: {no_progress}"))
 
     def _ended_late(self, task: asyncio.Task[R]) -> None:
         self._abandoned.discard(task)

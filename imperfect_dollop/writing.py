@@ -202,7 +202,9 @@ class Writer(Generic[K, V]):
         except BaseException:  # the caller was cancelled, or thrown away
             self._carry_on(call, finish)
             raise
-        done = finish()
+        return await self._settled(finish())
+
+    async def _settled(self, done: _Done[K, R]) -> R:
         if done.effects:
             await self._in_background(lambda: self._settle(done.key, done.effects))
         return done.result
@@ -226,9 +228,7 @@ class Writer(Generic[K, V]):
                 drop()
                 raise
             try:
-                done = finish()
-                if done.effects:
-                    await self._in_background(lambda: self._settle(done.key, done.effects))
+                await self._settled(finish())
             except DollopError as failure:
                 logger.warning("a write whose caller has gone failed: %s", failure)
 

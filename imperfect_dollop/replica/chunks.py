@@ -124,17 +124,15 @@ def live_rows(
     return Rows(keys, of_keys, entities, [stamps[name] for name in names], contents)
 
 
-def dead_rows(replica: Replica[K, V], chunk: Chunk, areas: int = BUCKETS) -> list[tuple[K, Stamp]]:
-    """The tombstones of a chunk. As `live_rows`."""
-    rows = [
-        (
-            replica.keys.decode(row.key),
-            Stamp(row.version, row.time, _origin(chunk, row.origin)),
-        )
-        for row in chunk.dead
-    ]
-    _check_buckets(chunk, replica.table.hashes_of([key for key, _ in rows]), areas)
-    return rows
+def dead_rows(
+    replica: Replica[K, V], chunk: Chunk, areas: int = BUCKETS
+) -> list[tuple[K, int, Stamp]]:
+    """The tombstones of a chunk, each with its key's hash. As `live_rows`."""
+    keys = [replica.keys.decode(row.key) for row in chunk.dead]
+    stamps = [Stamp(row.version, row.time, _origin(chunk, row.origin)) for row in chunk.dead]
+    of_keys = replica.table.hashes_of(keys)
+    _check_buckets(chunk, of_keys, areas)
+    return list(zip(keys, of_keys, stamps, strict=True))
 
 
 def _check_buckets(chunk: Chunk, of_keys: list[int], areas: int) -> None:

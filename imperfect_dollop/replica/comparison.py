@@ -130,12 +130,11 @@ class Comparison(Generic[K, V]):
             self._here[area] = dict.fromkeys(self._keys_in(area))
         rows = live_rows(self._replica, chunk, {}, self._areas)
         dead = dead_rows(self._replica, chunk, self._areas)
-        there: list[tuple[K, V | None, Stamp]] = [
-            *zip(rows.keys, rows.entities, rows.stamps, strict=True),
-            *((key, None, stamp) for key, stamp in dead),
+        there: list[tuple[K, int, V | None, Stamp]] = [
+            *zip(rows.keys, rows.of_keys, rows.entities, rows.stamps, strict=True),
+            *((key, of_key, None, stamp) for key, of_key, stamp in dead),
         ]
-        hashes = [*rows.of_keys, *table.hashes_of([key for key, _ in dead])]
-        for (key, entity, stamp), of_key in zip(there, hashes, strict=True):
+        for key, of_key, entity, stamp in there:
             self._here[of_key % self._areas].pop(key, None)
             if not table.same(key, entity):
                 self._other.append((key, entity, stamp, newer))

@@ -22,15 +22,12 @@ from .messages import Chunk, Differ, Footer, Header, Take, encode
 from .progress import covers
 from .replica import Replica
 from .stamp import ABSENT, Stamp, at
-from .table import BUCKETS, LEAVES
+from .table import BUCKETS, LEAVES_BYTES
 
 __all__ = ["Donor", "Joiner"]
 
 MANY_ROWS: Final = 32
 """In a bucket: small rows of which the digests of its leaves have the size."""
-
-LEAF_BYTES: Final = 8 * LEAVES
-"""Of the digests of a bucket's leaves."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -80,7 +77,7 @@ class Donor(Generic[K, V]):
             leaves: dict[int, list[K]] = {}
             for place, bucket in enumerate(areas):
                 if bucket < BUCKETS:
-                    part = take.digests[place * LEAF_BYTES : (place + 1) * LEAF_BYTES]
+                    part = take.digests[place * LEAVES_BYTES : (place + 1) * LEAVES_BYTES]
                     leaves |= table.differing_leaves(bucket, part)
                 yield None
             areas, keys_in = list(leaves), leaves.__getitem__
@@ -256,16 +253,14 @@ class Joiner(Generic[K, V]):
             )
         except InvalidEntityError as error:
             raise ProtocolError(str(error)) from error
-        for key, stamp in dead:
+        for key, _, stamp in dead:
             replica.table.bury(key, stamp)
         if chunk.more:
             if chunk.buckets[:-1]:
                 self._partial = []
-            some = zip(rows.keys, rows.of_keys, strict=True)
+            some = [*zip(rows.keys, rows.of_keys, strict=True), *((key, of) for key, of, _ in dead)]
             self._partial += [key for key, of_key in some if of_key % BUCKETS == chunk.buckets[-1]]
-            bucket_of = replica.table.bucket
-            self._partial += [key for key, _ in dead if bucket_of(key) == chunk.buckets[-1]]
-        times = {stamp.time for stamp in {*rows.stamps, *(stamp for _, stamp in dead)}}
+        times = {stamp.time for stamp in {*rows.stamps, *(stamp for *_, stamp in dead)}}
         self._latest = max(self._latest, *times, 0)
         self.rows += len(chunk.live)
         # A bucket that has come in several chunks contains no more than its first one did.

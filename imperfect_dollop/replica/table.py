@@ -19,7 +19,7 @@ from ..codecs import EntityCodec, KeyCodec, content_hash, content_hashes, key_ha
 from ..errors import InvalidEntityError
 from .stamp import ABSENT, Stamp
 
-__all__ = ["ALL_LEAVES", "BUCKETS", "LEAVES", "Table"]
+__all__ = ["ALL_LEAVES", "BUCKETS", "LEAVES", "LEAVES_BYTES", "Table"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -40,6 +40,9 @@ MASK: Final = 2**64 - 1
 
 _BUCKETS: Final = struct.Struct(f">{BUCKETS}Q")
 _LEAVES: Final = struct.Struct(f">{LEAVES}Q")
+
+LEAVES_BYTES: Final = _LEAVES.size
+"""Of the digests of one bucket's leaves."""
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):

@@ -166,14 +166,20 @@ def test_a_successor_written_after_a_siblings_complete_load_was_answered_is_clea
     assert holds(replica, TWO)
 
 
-def test_a_new_row_that_is_told_of_just_after_everything_was_read_here_is_doubtful() -> None:
-    # By a clock that is ahead: it may have come and gone while it was read.
+def just_read() -> Replica[int, Row]:
+    """One that holds a row, and has read everything in its fourth second."""
     replica = holding()
     load = replica.begin_load(NOW + 3)
     replica.answered(load, NOW + 4)
     for piece in replica.replace(load, dict(replica.table.live)):
         assert piece == []
     replica.end_load(load)
+    return replica
+
+
+def test_a_new_row_that_is_told_of_just_after_everything_was_read_here_is_doubtful() -> None:
+    # By a clock that is ahead: it may have come and gone while it was read.
+    replica = just_read()
     assert doubts(give(replica, create(Row(7), 6), second=5)) == {7}
     assert give(replica, create(Row(8), 10), second=10) == []  # that is over
     assert give(replica, update(TWO, 6, S1), second=5) == []  # it stands on what was read
@@ -181,12 +187,7 @@ def test_a_new_row_that_is_told_of_just_after_everything_was_read_here_is_doubtf
 
 def test_so_is_the_end_of_a_row_that_was_just_read() -> None:
     # It may be there again, and the same as before.
-    replica = holding()
-    load = replica.begin_load(NOW + 3)
-    replica.answered(load, NOW + 4)
-    for piece in replica.replace(load, dict(replica.table.live)):
-        assert piece == []
-    replica.end_load(load)
+    replica = just_read()
     assert doubts(give(replica, delete(1, 1, 6, S1), second=5)) == {1}
     assert replica.table.live == {1: ONE}
     other = holding()
