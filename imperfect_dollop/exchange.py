@@ -204,7 +204,7 @@ class Comparing(Inquiry):
             comparison.close()
 
     async def _ask_for_leaves(self, link: Link, comparison: Comparison[Any, Any]) -> bool:
-        self.address = f"{self.address}.leaves"
+        self._begin(self.donor, self._donor_name, f"{self.address}.leaves")
         comparison.narrow(self.address)
         digests = bytearray()
         for bucket in comparison.differ:

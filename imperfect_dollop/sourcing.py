@@ -298,7 +298,7 @@ class Call(Generic[R]):
         late: Callable[[], None],
         abandoned: set[asyncio.Future[Any]],
     ) -> None:
-        self.about = f"{name}: the {what}"
+        self.about: str = f"{name}: the {what}"
         self._name = name
         self._what = what
         self._timeout = timeout
