@@ -140,6 +140,14 @@ _AS_THEY_ARE: Final = (bytes, bytearray, dt.datetime)
 """What msgpack has a form of its own for."""
 
 
+_UNORDERED: Final = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.SetType,
+    msgspec.inspect.FrozenSetType,
+    msgspec.inspect.RawType,
+)
+
+
 def _canonical(value: object) -> bytes:
     """Msgpack bytes that depend on nothing but the content."""
     try:
@@ -175,7 +183,20 @@ def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V]
         shape = shape_of_type(info, _canonical)
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"{entity.__name__}: {error}") from error
-    return _canonical, decode, [entity.__name__, shape]
+    # What it may refuse has to be tried, which takes as long again as a small row.
+    encode = _canonical if _may_have_no_order(info, entity.__name__) else _encoder.encode
+    return encode, decode, [entity.__name__, shape]
+
+
+def _may_have_no_order(info: msgspec.inspect.Type, name: str) -> bool:
+    """Whether there may be a set, or a dict with other keys than strings, in an entity."""
+    for _, found in _types(info, name):
+        if isinstance(found, msgspec.inspect.DictType):
+            if not isinstance(found.key_type, msgspec.inspect.StrType):
+                return True
+        elif isinstance(found, _UNORDERED):
+            return True
+    return False
 
 
 def _no_entity(entity: object) -> ConfigurationError:

@@ -5,10 +5,11 @@ Many rows at a time, and each step for all of them: what is left of Python for a
 
 from __future__ import annotations
 
+import itertools
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ..errors import ProtocolError
-from .messages import Chunk, DeadRow, LiveRow
+from .messages import Chunk, DeadRow, Run
 from .replica import Replica
 from .stamp import Stamp
 from .table import BUCKETS
@@ -22,13 +23,13 @@ CHUNK_BYTES: Final = 64 << 10
 """A chunk is closed past this: large enough to hide a round trip, small enough to encode in under a millisecond."""
 
 ROW_BYTES: Final = 16
-"""What a row takes beside its content, about; a tombstone half as much again."""
+"""What a row takes beside its content, at most; a tombstone half as much again."""
 
 MAX_SHARED: Final = 10_000
 """Stamps that are remembered for the rows to come; where each row has its own it would be for nothing."""
 
-Stamps: TypeAlias = dict[tuple[int, int, str], Stamp]
-"""By what they say: most rows were loaded at once, and share one."""
+Stamps: TypeAlias = dict[Stamp, Stamp]
+"""Each is the one object of its kind: most rows were loaded at once, and share it."""
 
 
 class _Numbers(dict[str, int]):
@@ -50,7 +51,8 @@ class ChunkMaker(Generic[K, V]):
         self.altered: K | None = (
             None  # a row that somebody has changed in place: what the source had is not known
         )
-        self._live: list[LiveRow] = []
+        self._live: list[bytes] = []
+        self._stamps: list[Stamp] = []  # of these
         self._dead: list[DeadRow] = []
 
     @property
@@ -61,7 +63,10 @@ class ChunkMaker(Generic[K, V]):
     def add(self, keys: list[K]) -> list[K]:
         """Put in what is held for these keys now, at least of one; returns those for which there was no room."""
         table, origins = self._replica.table, self._origins
-        left = [key for key in keys if key not in table.live]
+        live, left = keys, []
+        if not all(map(table.live.__contains__, keys)):
+            live = [key for key in keys if key in table.live]
+            left = [key for key in keys if key not in table.live]
         while left:
             key = left.pop()
             if key in table.dead:
@@ -71,20 +76,23 @@ class ChunkMaker(Generic[K, V]):
                 self._room -= len(key_bytes) + ROW_BYTES * 3 // 2
                 if self.full:
                     break
-        live = [key for key in keys if key in table.live]
         if self.full or not live:
             return left + live
         contents, stamps, self.altered = table.contents(live, self._room)
-        self._live += [
-            LiveRow(content, stamp.time, origins[stamp.origin])
-            for content, stamp in zip(contents, stamps, strict=True)
-        ]
+        self._live += contents
+        self._stamps += stamps
         self._room -= sum(map(len, contents)) + ROW_BYTES * len(contents)
         return left + live[len(contents) :]
 
     def made(self, vector: dict[str, int], *, more: bool) -> Chunk:
         """The chunk; `more` if the last bucket goes on in the next one."""
-        return Chunk(self.buckets, more, vector, list(self._origins), self._live, self._dead)
+        runs: list[Run] = []
+        for stamp, together in itertools.groupby(self._stamps):
+            rows, origin = len(list(together)), self._origins[stamp.origin]
+            if runs and (runs[-1].time, runs[-1].origin) == (stamp.time, origin):
+                rows += runs.pop().rows  # that differ in their versions
+            runs.append(Run(rows, stamp.time, origin))
+        return Chunk(self.buckets, more, vector, list(self._origins), self._live, runs, self._dead)
 
 
 class Rows(NamedTuple, Generic[K, V]):
@@ -105,23 +113,32 @@ def live_rows(
 
     `areas`: how many there are of what the chunk calls its buckets.
     """
-    contents = [row.content for row in chunk.live]
-    entities = replica.rows.decode_all(contents)
+    if sum(run.rows for run in chunk.runs) != len(chunk.live):
+        raise ProtocolError("a chunk with more or fewer rows than it says")
+    entities = replica.rows.decode_all(chunk.live)
     try:
         keys, versions = replica.identify(entities)
         of_keys = replica.table.hashes_of(keys)
     except Exception as error:  # the application's functions, on content from outside
         raise ProtocolError(f"a row without a usable key: {error}") from error
-    names = [
-        (version, row.time, _origin(chunk, row.origin))
-        for version, row in zip(versions, chunk.live, strict=True)
-    ]
+    _check_buckets(chunk, of_keys, areas)
+    return Rows(keys, of_keys, entities, _stamps_of(chunk, versions, stamps), chunk.live)
+
+
+def _stamps_of(chunk: Chunk, versions: list[int], stamps: Stamps) -> list[Stamp]:
+    """Of each row its stamp, from what the chunk says of many and the version that the row has."""
     if len(stamps) > MAX_SHARED:
         stamps.clear()
-    for name in set(names).difference(stamps):
-        stamps[name] = Stamp(*name)
-    _check_buckets(chunk, of_keys, areas)
-    return Rows(keys, of_keys, entities, [stamps[name] for name in names], contents)
+    found: list[Stamp] = []
+    for run in chunk.runs:
+        origin = _origin(chunk, run.origin)
+        of_run = versions[len(found) : len(found) + run.rows]
+        by_version: dict[int, Stamp] = {}
+        for version in set(of_run):
+            stamp = Stamp(version, run.time, origin)
+            by_version[version] = stamps.setdefault(stamp, stamp)
+        found += map(by_version.__getitem__, of_run)
+    return found
 
 
 def dead_rows(

@@ -242,10 +242,13 @@ class Differ(msgspec.Struct, array_like=True, frozen=True, tag="D"):
     buckets: Buckets
 
 
-class LiveRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A row; `origin` is an index into the chunk's `origins`, version and key are in the content."""
+class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """So many live rows, one after the other, are of this time; `origin` is an index into the chunk's `origins`.
 
-    content: bytes
+    Most rows were loaded at once: a chunk has few of these. Key and version are in the content of each row.
+    """
+
+    rows: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
     time: Int63
     origin: Int63
 
@@ -260,13 +263,17 @@ class DeadRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True, tag="C"):
-    """Whole buckets, or leaves, as of `vector`; the last of them goes on in the next chunk if `more`."""
+    """Whole buckets, or leaves, as of `vector`; the last of them goes on in the next chunk if `more`.
+
+    `live` are the contents of rows, and `runs` together as many.
+    """
 
     buckets: Buckets
     more: bool
     vector: Vector
     origins: Annotated[list[Name], msgspec.Meta(max_length=MAX_ROWS)]
-    live: Annotated[list[LiveRow], msgspec.Meta(max_length=MAX_ROWS)]
+    live: Annotated[list[bytes], msgspec.Meta(max_length=MAX_ROWS)]
+    runs: Annotated[list[Run], msgspec.Meta(max_length=MAX_ROWS)]
     dead: Annotated[list[DeadRow], msgspec.Meta(max_length=MAX_ROWS)]
 
 

@@ -120,8 +120,8 @@ class Table(Generic[K, V]):
             raise InvalidEntityError("bytes that are not what the row has here")
         hashes = content_hashes(of_keys, contents)
         end = 0
-        for bucket, together in itertools.groupby(of_key % BUCKETS for of_key in of_keys):
-            begin, end = end, end + sum(1 for _ in together)
+        for bucket, together in itertools.groupby([of_key % BUCKETS for of_key in of_keys]):
+            begin, end = end, end + len(list(together))
             self._enter_all(bucket, keys[begin:end], stamps[begin:end], hashes[begin:end])
         for held in (self.dead, self.hot):
             if held:
@@ -230,7 +230,7 @@ class Table(Generic[K, V]):
         return key in self.live and self.content(key) is not None
 
     def contents(self, keys: Sequence[K], room: int) -> tuple[list[bytes], list[Stamp], K | None]:
-        """The bytes of rows that are held, of one after the other until they come to `room`, and their stamps.
+        """The bytes of rows of one bucket, of one after the other until they come to `room`, and their stamps.
 
         And the first key, if there is one among these, whose row somebody has changed in place (see `content`).
         """
@@ -243,10 +243,7 @@ class Table(Generic[K, V]):
                     break
             read = keys[: len(contents)]
             of_keys = self.hashes_of(read)
-            entries = [
-                self._entries[of_key % BUCKETS][key]
-                for of_key, key in zip(of_keys, read, strict=True)
-            ]
+            entries = list(map(self._entries[of_keys[0] % BUCKETS].__getitem__, read))
             if [entry.hashed for entry in entries] == content_hashes(of_keys, contents):
                 return contents, [entry.stamp for entry in entries], None
         except Exception:

@@ -22,10 +22,10 @@ from imperfect_dollop.replica.messages import (
     Header,
     Heartbeat,
     Kind,
-    LiveRow,
     Phase,
     Refuse,
     RepositoryState,
+    Run,
     Take,
     decode,
     encode,
@@ -173,7 +173,7 @@ async def test_a_copy_that_somebody_else_sends(crew: Crew, server: Server) -> No
             take = said(payload)
             if not isinstance(take, Take):
                 return
-            chunk = Chunk(take.buckets, False, {}, ["s"], [LiveRow(row, 1, 0)], [])
+            chunk = Chunk(take.buckets, False, {}, ["s"], [row], [Run(1, 1, 0)], [])
             frames = (
                 Header(take.address, PRINT, {}, 1, take.buckets),
                 chunk,

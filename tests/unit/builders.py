@@ -18,9 +18,9 @@ from imperfect_dollop.replica.messages import (
     Footer,
     Header,
     Kind,
-    LiveRow,
     Phase,
     RepositoryState,
+    Run,
 )
 from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.stamp import ABSENT, Stamp, at
@@ -217,20 +217,20 @@ def header(*buckets: int, address: str = "t1", fingerprint: str = ROWS.fingerpri
 
 def chunk(
     *buckets: int,
-    live: Iterable[Row | LiveRow] = (),
+    live: Iterable[Row | bytes] = (),
+    runs: list[Run] | None = None,
     dead: Iterable[int | DeadRow] = (),
     more: bool = False,
 ) -> Chunk:
     """Rows and graves of ``b``, or such as no donor sends."""
+    contents = [one if isinstance(one, bytes) else ROWS.encode(one) for one in live]
     return Chunk(
         list(buckets),
         more,
         {"b": 1},
         ["b"],
-        [
-            one if isinstance(one, LiveRow) else LiveRow(ROWS.encode(one), time(1), 0)
-            for one in live
-        ],
+        contents,
+        [Run(1, time(1), 0)] * len(contents) if runs is None else runs,
         [
             one if isinstance(one, DeadRow) else DeadRow(KEYS.encode(one), 1, time(1), 0)
             for one in dead

@@ -40,7 +40,7 @@ from imperfect_dollop.replica.messages import (
     Footer,
     Header,
     Kind,
-    LiveRow,
+    Run,
     Take,
     encode,
 )
@@ -480,7 +480,8 @@ def test_a_copy_with_such_bytes_is_not_taken() -> None:
     replica.go_cold()
     joiner = Joiner(replica)
     buckets = joiner.begin("x")
-    chunk = Chunk(buckets, False, {}, ["b"], [LiveRow(BEFORE_TIME, stamp(0, 2).time, 0)], [])
+    runs = [Run(1, stamp(0, 2).time, 0)]
+    chunk = Chunk(buckets, False, {}, ["b"], [BEFORE_TIME], runs, [])
     joiner.take(encode(Header("x", DATED.fingerprint, {}, 0, buckets)))
     with pytest.raises(ProtocolError, match="has no bytes"):
         joiner.take(encode(chunk))
@@ -490,7 +491,8 @@ def test_a_row_of_such_bytes_that_differs_is_read_again() -> None:
     replica = dated("a")
     comparison = Comparison(replica, "x", NOW + 9)
     bucket = replica.table.bucket(1)
-    chunk = Chunk([bucket], False, {}, ["b"], [LiveRow(BEFORE_TIME, stamp(0, 2).time, 0)], [])
+    runs = [Run(1, stamp(0, 2).time, 0)]
+    chunk = Chunk([bucket], False, {}, ["b"], [BEFORE_TIME], runs, [])
     comparison.take(encode(Header("x", DATED.fingerprint, {}, 0, [bucket])))
     comparison.take(encode(chunk))
     comparison.take(encode(Footer({}, 0, 1, True)))

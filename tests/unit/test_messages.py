@@ -23,11 +23,11 @@ from imperfect_dollop.replica.messages import (
     Header,
     Heartbeat,
     Kind,
-    LiveRow,
     News,
     Phase,
     Refuse,
     RepositoryState,
+    Run,
     Take,
     decode,
     decode_frame,
@@ -55,7 +55,7 @@ NEWS: list[News] = [
 ]
 FRAMES: list[Frame] = [
     Header("address", "print", {"a": 1}, 7, [0, 1]),
-    Chunk([1], True, {"a": 1}, ["a"], [LiveRow(b"row", 1, 0)], [DeadRow(b"key", 1, 2, 0)]),
+    Chunk([1], True, {"a": 1}, ["a"], [b"row"], [Run(1, 1, 0)], [DeadRow(b"key", 1, 2, 0)]),
     Footer({"a": 1}, 2**64 - 1, 4, True),
 ]
 READ = {**{encode(news): news for news in NEWS}, **{encode(frame): frame for frame in FRAMES}}

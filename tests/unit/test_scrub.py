@@ -230,9 +230,7 @@ def lying(frames: Iterable[bytes]) -> list[bytes]:
         content = decode_frame(frame)
         if isinstance(content, Chunk):
             rows = [
-                msgspec.structs.replace(row, content=ROWS.encode(Row(1, 1, "mutated")))
-                if ROWS.decode(row.content).id == 1
-                else row
+                ROWS.encode(Row(1, 1, "mutated")) if ROWS.decode(row).id == 1 else row
                 for row in content.live
             ]
             content = msgspec.structs.replace(content, live=rows)

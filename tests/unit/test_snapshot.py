@@ -21,7 +21,7 @@ from imperfect_dollop.replica.messages import (
     Footer,
     Frame,
     Kind,
-    LiveRow,
+    Run,
     Take,
     decode_frame,
     encode,
@@ -142,6 +142,47 @@ def test_a_joiner_ends_equal_to_its_donor_stamps_and_tombstones_included() -> No
     assert pair.replica.table.dead == pair.donor.table.dead
     assert pair.replica.confirmed == pair.donor.confirmed
     assert pair.joiner.rows == 39
+
+
+def test_rows_of_one_load_share_a_time_on_the_wire_and_each_keeps_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshot_module, "CHUNK_BYTES", 1 << 16)
+    pair = Pair(rows=0)
+    load = pair.donor.begin_load(NOW)
+    rows = {key: Row(key, 1 + key % 3, f"row {key}") for key in range(300)}
+    for _ in pair.donor.replace(load, rows):
+        pass
+    pair.write(Kind.UPDATE, Row(7, 5, "changed"), heard=False)
+    frames = list(pair.frames())
+    chunks = [frame for frame in map(decode_frame, frames) if isinstance(frame, Chunk)]
+    assert sum(len(chunk.live) for chunk in chunks) == 300
+    assert (
+        2 <= sum(len(chunk.runs) for chunk in chunks) <= 4
+    )  # before, of, and after the row that was written
+    for frame in frames:
+        pair.joiner.take(frame)
+    assert pair.finish() == []
+    assert dict(pair.replica.table.stamped()) == dict(pair.donor.table.stamped())
+    assert pair.equal()
+
+
+def test_a_row_that_went_between_two_chunks_without_a_tombstone_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshot_module, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(snapshot_module, "BUCKETS", 1)
+    monkeypatch.setattr("imperfect_dollop.replica.table.key_hash", lambda key: 0)
+    pair = Pair()
+    frames = pair.frames()
+    for _ in range(3):
+        pair.joiner.take(next(frames))
+    for key in range(20, 40):  # as when tombstones are given up
+        pair.donor.table.forget(key)
+    for frame in frames:
+        pair.joiner.take(frame)
+    assert pair.joiner.footer is not None
+    assert pair.joiner.footer.entities == 20
 
 
 def test_an_empty_donor_makes_a_warm_and_empty_joiner() -> None:
@@ -625,9 +666,14 @@ BUCKET = make().table.bucket(1)
         [header(), chunk(1), chunk(1)],
         [header(), chunk((BUCKET + 1) % BUCKETS, live=[Row(1)])],
         [header(), chunk((BUCKET + 1) % BUCKETS, dead=[1])],
-        [header(), chunk(BUCKET, live=[LiveRow(ROWS.encode(Row(1)), 1, 1)])],
-        [header(), chunk(BUCKET, live=[LiveRow(ROWS.encode(Row(1)), 1, 2**63 - 1)])],
-        [header(), chunk(BUCKET, live=[LiveRow(b"\xc1", 1, 0)])],
+        [header(), chunk(BUCKET, live=[Row(1)], runs=[Run(1, 1, 1)])],
+        [header(), chunk(BUCKET, live=[Row(1)], runs=[Run(1, 1, 2**63 - 1)])],
+        [header(), chunk(BUCKET, live=[Row(1)], runs=[])],
+        [header(), chunk(BUCKET, live=[Row(1)], runs=[Run(2, 1, 0)])],
+        [header(), chunk(BUCKET, live=[Row(1)], runs=[Run(1, 1, 0), Run(1, 1, 0)])],
+        [header(), chunk(BUCKET, live=[Row(1)], runs=[Run(0, 1, 0), Run(1, 1, 0)])],
+        [header(), chunk(BUCKET, runs=[Run(1, 1, 0)])],
+        [header(), chunk(BUCKET, live=[b"\xc1"])],
         [header(), chunk(BUCKET, dead=[DeadRow(b"\xc1", 1, 1, 0)])],
     ],
     ids=[
@@ -646,6 +692,11 @@ BUCKET = make().table.bucket(1)
         "tombstone of another bucket",
         "unknown origin",
         "absurd origin",
+        "row without a time",
+        "time of a row that is not there",
+        "two times of a row",
+        "time of no row",
+        "time without rows",
         "garbage row",
         "garbage tombstone",
     ],
@@ -670,7 +721,7 @@ def test_a_refused_chunk_leaves_nothing_behind_for_the_next_donor() -> None:
     planted = Row(5000)
     bucket = pair.replica.table.bucket(5000)
     with pytest.raises(ProtocolError):
-        pair.joiner.take(encode(chunk(bucket, live=[planted, LiveRow(b"\xc1", 1, 0)])))
+        pair.joiner.take(encode(chunk(bucket, live=[planted, b"\xc1"])))
     pair.transfer()
     assert pair.finish() == []
     assert pair.equal()
@@ -680,7 +731,7 @@ def test_a_chunk_that_never_comes_to_its_end_is_missing_at_the_footer() -> None:
     pair = Pair()
     pair.joiner.begin("t1")
     pair.joiner.take(encode(header()))
-    pair.joiner.take(encode(Chunk([0], True, {}, [], [], [])))
+    pair.joiner.take(encode(Chunk([0], True, {}, [], [], [], [])))
     pair.joiner.take(encode(chunk(*range(1, BUCKETS))))
     with pytest.raises(ProtocolError, match="1 buckets"):
         pair.joiner.take(encode(FOOTER))
