@@ -58,8 +58,14 @@ def header(count: int) -> bytes:
     return b"\x96\xa1H\xa1a\xa1f" + vector(count) + b"\0\x90"
 
 
-def chunk(*, origins: bytes = b"\x90", live: bytes = b"\x90", dead: bytes = b"\x90") -> bytes:
-    return b"\x97\xa1C\x90\xc2\x80" + origins + live + dead
+def chunk(
+    *,
+    origins: bytes = b"\x90",
+    live: bytes = b"\x90",
+    runs: bytes = b"\x90",
+    dead: bytes = b"\x90",
+) -> bytes:
+    return b"\x98\xa1C\x90\xc2\x80" + origins + live + runs + dead
 
 
 def events(count: int, origin: bytes) -> bytes:
@@ -73,7 +79,7 @@ def heartbeat(count: int) -> bytes:
     return b"\x97\xa1h\xa1a\xa1n\1\1\xc2" + array(count) + state * count
 
 
-LIVE, DEAD = b"\x93\xc4\0\0\0", b"\x94\xc4\0\0\0\0"
+LIVE, RUN, DEAD = b"\xc4\0", b"\x93\1\0\0", b"\x94\xc4\0\0\0\0"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,7 @@ LIVE, DEAD = b"\x93\xc4\0\0\0", b"\x94\xc4\0\0\0\0"
     [
         (decode_frame, header, MAX_ORIGINS + 1),
         (decode_frame, lambda n: chunk(live=array(n) + LIVE * n), MAX_ROWS),
+        (decode_frame, lambda n: chunk(runs=array(n) + RUN * n), MAX_ROWS),
         (decode_frame, lambda n: chunk(dead=array(n) + DEAD * n), MAX_ROWS),
         (decode_frame, lambda n: chunk(origins=array(n) + b"\xa0" * n), MAX_ROWS),
         (decode, lambda n: events(n, b"\xa1o"), MAX_BATCH),
@@ -88,7 +95,7 @@ LIVE, DEAD = b"\x93\xc4\0\0\0", b"\x94\xc4\0\0\0\0"
         (decode, heartbeat, MAX_REPOSITORIES),
         (KeyCodec(str).decode, lambda n: msgspec.msgpack.encode("k" * (n - 3)), MAX_KEY),
     ],
-    ids=["vector", "live", "dead", "origins", "events", "stamp", "repositories", "key"],
+    ids=["vector", "live", "runs", "dead", "origins", "events", "stamp", "repositories", "key"],
 )
 def test_as_much_as_this_and_no_more(
     read: Callable[[bytes], Any], make_it: Callable[[int], bytes], most: int
