@@ -33,7 +33,7 @@ from .replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
 from .replica.messages import Phase
 from .replica.replica import Replica
 from .siblings import Siblings
-from .sourcing import Reader, source_read
+from .sourcing import Reader, let_go, source_read
 from .stats import Stats
 from .waiters import Waiters
 
@@ -345,6 +345,7 @@ class Upkeep(Generic[K, V]):
         repairs.begin()
         load = replica.begin_load(time.time())
         seen = dict(replica.progress.vector)
+        rows: dict[K, V] = {}
         self._set_phase(Phase.REFRESHING)
         error: DollopError | None = ClosedError(f"{self._reader.name}: closed while it was loaded")
         try:
@@ -386,6 +387,7 @@ class Upkeep(Generic[K, V]):
                 self._set_phase(Phase.READY)
             self.on_change()
             asked.answer(error)
+        await let_go(rows)
 
     async def _reread_doubts(self) -> None:
         with contextlib.suppress(DollopError):  # noted, and tried again after a pause
