@@ -44,6 +44,9 @@ LONGEST_PAUSE: Final = 5.0
 BEAT_SPACING: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
 
+MANY_BEATS: Final = 20_000
+"""Heartbeats a second that a broker delivers without effort: those of each node, to each."""
+
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
 
@@ -98,6 +101,7 @@ class Membership:
         self._beaten = 0.0  # monotonic, when the last heartbeat was made
         self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)
         self._leaving = False
+        self._crowd = False  # whether it was said that there are many
         self._work = anyio.Event()
         self._news = anyio.Event()
         self._progress = anyio.Event()  # a batch was sent
@@ -378,6 +382,7 @@ class Membership:
         copies_before = set() if before is None else _copies(before.beat)
         if self.members.heard(beat, time.monotonic()):
             logger.info("%s: %s has joined", self.name, beat.name)
+            self._consider_the_broker()
             self.beat_now()
         if beat.leaving and before is not None:
             self._gone(beat.origin, beat.name, vanished=False)
@@ -406,6 +411,21 @@ class Membership:
                 if state.repository in new_copies:
                     seat.session.upkeep.donor_appeared()
         self._pulse()
+
+    def _consider_the_broker(self) -> None:
+        """Every node hears every other one, so what the broker delivers grows with the square of their number."""
+        nodes = len(self.members.alive) + 1
+        if not self._crowd and nodes * nodes > MANY_BEATS * self.heartbeat:
+            self._crowd = True
+            logger.warning(
+                "%s: %d nodes with a heartbeat of %g s are %.0f messages a second for the broker: if it has other"
+                " things to do, give all nodes heartbeat=%.0f or more",
+                self.name,
+                nodes,
+                self.heartbeat,
+                nodes * nodes / self.heartbeat,
+                max(2 * self.heartbeat, 2 * nodes * nodes / MANY_BEATS),
+            )
 
     # -- the link --------------------------------------------------------------------------------
 

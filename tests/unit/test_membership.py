@@ -845,3 +845,25 @@ async def test_a_node_that_has_much_to_say_to_a_slow_broker_gives_no_snapshot() 
         queue(one, (MOST_NUMBERED + 1) * MAX_BATCH)
         seat._number_all()
         assert seat._why_not(take) == BUSY
+
+
+@clockwork
+async def test_a_large_fleet_is_told_once_of_what_its_broker_has_to_carry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker, source = Post(), SchoolSource()
+    one = node(broker, source)
+
+    def told() -> list[str]:
+        return [each.message for each in caplog.records if "for the broker" in each.message]
+
+    async with one.node:
+        await heard(one)
+        for number in range(140):
+            membership_of(one)._heard(Heartbeat(f"o{number}", f"n{number}", 1, 0, False, []))
+        assert not told()
+        for number in range(140, 200):
+            membership_of(one)._heard(Heartbeat(f"o{number}", f"n{number}", 1, 0, False, []))
+        (said,) = told()
+        assert "142 nodes with a heartbeat of 1 s are 20164 messages a second" in said
+        assert "heartbeat=2 or more" in said
