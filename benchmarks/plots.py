@@ -1,6 +1,7 @@
 """Pictures of what ``python -m benchmarks all --json`` has measured: ``python -m benchmarks.plots FILE [FOLDER]``.
 
 FILE has the JSON object, as its last line. One PNG for each picture goes to FOLDER, by default ``benchmarks/plots``.
+The table of `benchmarks/README.md` is printed.
 """
 
 from __future__ import annotations
@@ -58,7 +59,27 @@ def main(words: Sequence[str] = sys.argv[1:]) -> int:
         picture.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
         plt.close(picture)
         print(folder / f"{name}.png")
+    print(_table(figures))
     return 0
+
+
+def _table(figures: Figures) -> str:
+    """In Markdown: of each target what was measured, and what the lowest and the highest round were."""
+    lines = [
+        "| benchmark | key | measured | lowest to highest round | target | |",
+        "|" + "---|" * 6,
+    ]
+    for benchmark, key, target, words in TARGETS:
+        found = figures.get(benchmark, {})
+        if key not in found:
+            continue
+        lowest, highest = found.get(f"{key}_lowest"), found.get(f"{key}_highest")
+        rounds = "" if lowest is None else f"{lowest:,g} to {highest:,g}"
+        sign = "≥" if "speedup" in key else "≤"
+        lines.append(
+            f"| `{benchmark}` | `{key}` | **{found[key]:,g}** | {rounds} | {sign} {target:g} | {words} |"
+        )
+    return "\n".join(lines)
 
 
 def _targets(figures: Figures) -> Any:
