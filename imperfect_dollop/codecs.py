@@ -76,7 +76,7 @@ class EntityCodec(Generic[V]):
     rebuilt from bytes.
     """
 
-    __slots__ = ("_decode", "_encode", "entity", "fingerprint")
+    __slots__ = ("_decode", "_encode", "_encode_known", "entity", "fingerprint")
 
     def __init__(
         self,
@@ -94,6 +94,9 @@ class EntityCodec(Generic[V]):
             self._encode, self._decode, shape = _pydantic(entity)
         else:
             self._encode, self._decode, shape = _native(entity)
+        # What has no order has to be tried, which takes as long again as a small row.
+        ordered = self._encode is _canonical and _has_order(entity)
+        self._encode_known: Callable[[V], bytes] = _encoder.encode if ordered else self._encode
         meaning = [WIRE_VERSION, shape, _meaning(entity, key), version]
         self.fingerprint: str = xxhash.xxh3_64_hexdigest(
             msgspec.json.encode(meaning, order="sorted")
@@ -113,8 +116,11 @@ class EntityCodec(Generic[V]):
             ) from error
 
     def encode_all(self, entities: Iterable[V]) -> Iterator[bytes]:
-        """As `encode`, of one after the other, and quicker. Raises whatever is wrong with one of them."""
-        return map(self._encode, entities)
+        """As `encode`, of one after the other, and quicker. Raises whatever is wrong with one of them.
+
+        Also for content that is not as it was declared, of which `encode` may know better.
+        """
+        return map(self._encode_known, entities)
 
     def decode_all(self, contents: Sequence[bytes]) -> list[V]:
         """As `decode`, of all of them."""
@@ -183,20 +189,18 @@ def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V]
         shape = shape_of_type(info, _canonical)
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"{entity.__name__}: {error}") from error
-    # What it may refuse has to be tried, which takes as long again as a small row.
-    encode = _canonical if _may_have_no_order(info, entity.__name__) else _encoder.encode
-    return encode, decode, [entity.__name__, shape]
+    return _canonical, decode, [entity.__name__, shape]
 
 
-def _may_have_no_order(info: msgspec.inspect.Type, name: str) -> bool:
-    """Whether there may be a set, or a dict with other keys than strings, in an entity."""
-    for _, found in _types(info, name):
+def _has_order(entity: type[Any]) -> bool:
+    """Whether there is no set in an entity, and no dict with other keys than strings."""
+    for _, found in _types(msgspec.inspect.type_info(entity), entity.__name__):
         if isinstance(found, msgspec.inspect.DictType):
             if not isinstance(found.key_type, msgspec.inspect.StrType):
-                return True
+                return False
         elif isinstance(found, _UNORDERED):
-            return True
-    return False
+            return False
+    return True
 
 
 def _no_entity(entity: object) -> ConfigurationError:

@@ -235,22 +235,38 @@ class Table(Generic[K, V]):
         And the first key, if there is one among these, whose row somebody has changed in place (see `content`).
         """
         contents: list[bytes] = []
+        left = room
         try:
             for content in self._rows.encode_all(map(self.live.__getitem__, keys)):
                 contents.append(content)
-                room -= len(content)
-                if room <= 0:
+                left -= len(content)
+                if left <= 0:
                     break
             read = keys[: len(contents)]
             of_keys = self.hashes_of(read)
             entries = list(map(self._entries[of_keys[0] % BUCKETS].__getitem__, read))
             if [entry.hashed for entry in entries] == content_hashes(of_keys, contents):
                 return contents, [entry.stamp for entry in entries], None
-        except Exception:
-            read = keys
-        altered = next((key for key in read if self.content(key) is None), None)
-        assert altered is not None, "of all rows one has other bytes than it had, of each none"
-        return [], [], altered
+        except Exception:  # in one of them, or of one that is not as its class declares it
+            return self._contents_of_each(keys, room)
+        return self._contents_of_each(read, room)
+
+    def _contents_of_each(
+        self, keys: Sequence[K], room: int
+    ) -> tuple[list[bytes], list[Stamp], K | None]:
+        """As `contents`, which knows only that something is wrong with all of them together."""
+        contents: list[bytes] = []
+        stamps: list[Stamp] = []
+        for key in keys:
+            content = self.content(key)
+            if content is None:
+                return [], [], key
+            contents.append(content)
+            stamps.append(self.stamp(key))
+            room -= len(content)
+            if room <= 0:
+                break
+        return contents, stamps, None
 
     def _is(self, key: K, content: bytes) -> bool:
         of_key = key_hash(self._keys.encode(key))

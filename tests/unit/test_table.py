@@ -222,3 +222,28 @@ def test_keys_that_are_equal_and_have_other_bytes_are_one(steps: list[tuple[str,
     for key in list(table.known()):
         table.forget(key)
     assert (table.root, table.buckets) == (0, [0] * table_module.BUCKETS)
+
+
+@dataclasses.dataclass
+class Loose:
+    """A row whose dict may hold what was not declared."""
+
+    id: int
+    more: dict[str, int]
+
+
+LOOSE = EntityCodec(Loose)
+
+
+def test_a_row_that_is_not_as_it_was_declared_is_one_among_others() -> None:
+    rows = [Loose(0, {"a": 1}), Loose(1, {2: 1}), Loose(2, {})]  # type: ignore[dict-item]
+    table: Table[int, Loose] = Table(KEYS, LOOSE)
+    for row in rows:
+        table.put(row.id, row, stamp(1, row.id))
+    contents = [LOOSE.encode(row) for row in rows]
+    stamps = [stamp(1, row.id) for row in rows]
+    assert table.contents([0, 1, 2], 10_000) == (contents, stamps, None)
+    assert table.contents([1], 10_000) == (contents[1:2], stamps[1:2], None)
+    assert table.contents([0, 1, 2], len(contents[0]) + 1) == (contents[:2], stamps[:2], None)
+    rows[2].more["changed"] = 1
+    assert table.contents([0, 1, 2], 10_000) == ([], [], 2)
