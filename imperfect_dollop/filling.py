@@ -17,7 +17,7 @@ from .replica.effects import Cleared, Effect, Reread, Resync
 from .replica.messages import Phase
 from .replica.replica import Replica
 from .siblings import MAX_DETOURS, Siblings
-from .sourcing import Reader, let_go, source_read
+from .sourcing import Reader, source_read
 from .stats import Stats
 from .waiters import Waiters
 
@@ -206,4 +206,3 @@ class Filling(Generic[K, V]):
             self._take([*effects, Reread(tuple(load.doubtful))])
         finally:
             replica.end_load(load)
-        await let_go(rows)

@@ -247,3 +247,14 @@ def test_a_row_that_is_not_as_it_was_declared_is_one_among_others() -> None:
     assert table.contents([0, 1, 2], len(contents[0]) + 1) == (contents[:2], stamps[:2], None)
     rows[2].more["changed"] = 1
     assert table.contents([0, 1, 2], 10_000) == ([], [], 2)
+
+
+def test_two_rows_of_one_key_are_not_put_in_together() -> None:
+    table: Table[Decimal, Price] = Table(KeyCodec(Decimal), PRICES)
+    rows = [Price(Decimal(text), 1) for text in ("2", "2.00")]
+    keys, contents = [row.id for row in rows], [PRICES.encode(row) for row in rows]
+    of_keys = table.hashes_of(keys)
+    assert of_keys[0] != of_keys[1]
+    with pytest.raises(InvalidEntityError, match="same key"):
+        table.put_all(keys, of_keys, rows, [stamp(1, 0)] * 2, contents)
+    assert (table.root, list(table.known()), table.live) == (0, [], {})
