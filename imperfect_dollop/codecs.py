@@ -89,14 +89,13 @@ class EntityCodec(Generic[V]):
             raise _no_entity(entity)
         self.entity: type[V] = entity
         self._encode: Callable[[V], bytes]
+        self._encode_known: Callable[[V], bytes]  # the same, of content that is as it was declared
         self._decode: Callable[[bytes], V]
         if hasattr(entity, "__pydantic_validator__") and hasattr(entity, "model_dump"):
             self._encode, self._decode, shape = _pydantic(entity)
+            self._encode_known = self._encode
         else:
-            self._encode, self._decode, shape = _native(entity)
-        # What has no order has to be tried, which takes as long again as a small row.
-        ordered = self._encode is _canonical and _has_order(entity)
-        self._encode_known: Callable[[V], bytes] = _encoder.encode if ordered else self._encode
+            self._encode, self._encode_known, self._decode, shape = _native(entity)
         meaning = [WIRE_VERSION, shape, _meaning(entity, key), version]
         self.fingerprint: str = xxhash.xxh3_64_hexdigest(
             msgspec.json.encode(meaning, order="sorted")
@@ -172,13 +171,17 @@ def _ordered(plain: object) -> object:
     return plain
 
 
-def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V], object]:
+def _native(
+    entity: type[V],
+) -> tuple[Callable[[V], bytes], Callable[[V], bytes], Callable[[bytes], V], object]:
     struct = issubclass(entity, msgspec.Struct)
     if not (struct or dataclasses.is_dataclass(entity) or hasattr(entity, "__attrs_attrs__")):
         raise _no_entity(entity)
     try:
         info = msgspec.inspect.type_info(entity)
+        ordered = True
         for place, found in _types(info, entity.__name__):
+            ordered = ordered and _has_order(found)
             if isinstance(found, msgspec.inspect.CustomType):
                 raise ConfigurationError(
                     f"{place} is a {found.cls.__name__}, which cannot be rebuilt from bytes:"
@@ -189,18 +192,16 @@ def _native(entity: type[V]) -> tuple[Callable[[V], bytes], Callable[[bytes], V]
         shape = shape_of_type(info, _canonical)
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"{entity.__name__}: {error}") from error
-    return _canonical, decode, [entity.__name__, shape]
+    # What has no order has to be tried, which takes as long again as a small row.
+    known = _encoder.encode if ordered else _canonical
+    return _canonical, known, decode, [entity.__name__, shape]
 
 
-def _has_order(entity: type[Any]) -> bool:
-    """Whether there is no set in an entity, and no dict with other keys than strings."""
-    for _, found in _types(msgspec.inspect.type_info(entity), entity.__name__):
-        if isinstance(found, msgspec.inspect.DictType):
-            if not isinstance(found.key_type, msgspec.inspect.StrType):
-                return False
-        elif isinstance(found, _UNORDERED):
-            return False
-    return True
+def _has_order(found: msgspec.inspect.Type) -> bool:
+    """Whether a value of this type is no set, and no dict with other keys than strings."""
+    if isinstance(found, msgspec.inspect.DictType):
+        return isinstance(found.key_type, msgspec.inspect.StrType)
+    return not isinstance(found, _UNORDERED)
 
 
 def _no_entity(entity: object) -> ConfigurationError:

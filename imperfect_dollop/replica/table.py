@@ -8,6 +8,7 @@ bucket and over all, kept up to date with every change: equal sums mean equal co
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -239,7 +240,7 @@ class Table(Generic[K, V]):
         """
         contents: list[bytes] = []
         left = room
-        try:
+        with contextlib.suppress(Exception):  # of the one that it is about this is said below
             for content in self._rows.encode_all(map(self.live.__getitem__, keys)):
                 contents.append(content)
                 left -= len(content)
@@ -250,9 +251,7 @@ class Table(Generic[K, V]):
             entries = list(map(self._entries[of_keys[0] % BUCKETS].__getitem__, read))
             if [entry.hashed for entry in entries] == content_hashes(of_keys, contents):
                 return contents, [entry.stamp for entry in entries], None
-        except Exception:  # in one of them, or of one that is not as its class declares it
-            return self._contents_of_each(keys, room)
-        return self._contents_of_each(read, room)
+        return self._contents_of_each(keys, room)
 
     def _contents_of_each(
         self, keys: Sequence[K], room: int

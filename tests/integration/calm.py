@@ -30,21 +30,17 @@ class Steps:
     """What the callbacks of a loop took, from one `taken` to the next."""
 
     def __init__(self) -> None:
-        self._total = 0.0
-        self._longest = Step(0.0, "nothing")
-        self._slow = 0
+        self._steps: list[Step] = []
 
     def add(self, step: Step) -> None:
         """One more."""
-        self._total += step.seconds
-        self._longest = max(self._longest, step)
-        self._slow += step.seconds > SLOW
+        self._steps.append(step)
 
     def taken(self) -> tuple[float, Step, int]:
         """Seconds of all of them, the longest, and how many took longer than `SLOW`; then begin anew."""
-        taken = self._total, self._longest, self._slow
-        self.__init__()  # type: ignore[misc]
-        return taken
+        steps, self._steps = self._steps, []
+        seconds = [step.seconds for step in steps]
+        return sum(seconds), max(steps), sum(each > SLOW for each in seconds)
 
 
 @contextmanager

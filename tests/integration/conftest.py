@@ -78,6 +78,13 @@ def rabbitmq_url(pytestconfig: pytest.Config) -> str:
     return pytestconfig.stash[SERVICES].url(RABBITMQ)
 
 
+@pytest.fixture(params=["redis", "rabbitmq"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A broker that works, of each kind in turn."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
 # -- servers that a test may kill ------------------------------------------------------------------
 # One of each for the whole session, because RabbitMQ takes seconds to start: a test finds it running,
 # with what earlier tests have left in it.

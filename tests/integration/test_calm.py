@@ -27,12 +27,6 @@ MOST: Final = 0.05
 passes over all rows, and one of them in one go would be far more."""
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def url(request: pytest.FixtureRequest) -> str:
-    found: str = request.getfixturevalue(f"{request.param}_url")
-    return found
-
-
 @pytest.fixture
 def calm(record_property: Callable[[str, object], None]) -> Callable[[Steps, str], None]:
     """Judges what was done since the last time."""

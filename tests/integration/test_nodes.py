@@ -67,12 +67,6 @@ class Rows:
         return Repository(Row, source=self.source(), name=name)
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def url(request: pytest.FixtureRequest) -> str:
-    found: str = request.getfixturevalue(f"{request.param}_url")
-    return found
-
-
 @pytest.fixture
 async def proxy(url: str) -> AsyncIterator[Proxy]:
     async with Proxy.before(url) as proxy:

@@ -130,12 +130,6 @@ def counted(members: Sequence[Member], name: str) -> int:
     return sum(getattr(one.rows.stats, name) for one in members)
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def url(request: pytest.FixtureRequest) -> str:
-    found: str = request.getfixturevalue(f"{request.param}_url")
-    return found
-
-
 async def test_a_lost_event_is_sent_again(url: str) -> None:
     rows = Rows(ROWS)
     async with fleet(rows, url, url, url) as members:
