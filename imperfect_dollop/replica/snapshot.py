@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 
 from ..errors import InvalidEntityError, ProtocolError
 from .chunks import CHUNK_BYTES, ChunkMaker, Stamps, dead_rows, live_rows
-from .effects import Cleared, Effect
+from .effects import Cleared, Effect, Reread
 from .frames import Frames
 from .messages import Chunk, Differ, Footer, Header, Take, encode
 from .progress import covers
@@ -173,7 +173,8 @@ class Joiner(Generic[K, V]):
     def finish(self, now: float) -> list[Effect] | None:
         """Play the buffered events; ``None`` if nothing can come of the copy.
 
-        As where the outcome is not what its donor vouches for, or everything was dropped, or written here, meanwhile.
+        As where the outcome is not what its donor vouches for, and no key in doubt explains it; or everything was
+        dropped, or written here, meanwhile.
         The replica is warm afterwards, or as cold as before.
         """
         effects = self._finish(now)
@@ -197,13 +198,17 @@ class Joiner(Generic[K, V]):
         replica.holding.confirmed = self._confirmed or 0
         effects += replica.replay(until=footer.vector, covered=self._covered)
         same = replica.table.root == footer.digest and len(replica.table.live) == footer.entities
-        if not same and (footer.clean or not arrived):
+        # An event of the second donor may not fit what the first has given, where their stamps were not the same.
+        doubtful = any(isinstance(effect, Reread) for effect in effects)
+        if not same and (not arrived or (footer.clean and (not doubtful or replica.dropped))):
             return None
         effects += replica.replay(covered=self._covered)
         if any(isinstance(effect, Cleared) for effect in effects):
             return None
         if not footer.clean:
             effects.append(replica.gap("the donor does not vouch for its copy"))
+        elif not same:
+            effects.append(replica.gap("the copies of several donors do not fit together"))
         replica.read_untold(now)
         if same:
             replica.agreement.meet(self._donor)

@@ -499,6 +499,48 @@ def test_the_next_donor_may_know_less_and_the_buffer_tells_the_rest() -> None:
     assert pair.equal()
 
 
+def lost_in_the_middle(pair: Pair) -> None:
+    """Of two donors the first is lost with a tombstone given, which the second has confirmed since, and built upon."""
+    pair.write(Kind.DELETE, Row(3))
+    frames = pair.frames("t1")
+    while 3 not in pair.replica.table.dead:
+        pair.joiner.take(next(frames))
+    load = pair.donor.begin_load(NOW + 2)
+    pair.donor.answered(load, NOW + 2)
+    for _ in pair.donor.replace(load, dict(pair.donor.table.live)):
+        pass
+    pair.donor.end_load(load)
+    pair.say(pair.donor.confirmation(load))
+    pair.write(Kind.CREATE, Row(3, 1, "again"))
+
+
+def test_a_copy_of_two_donors_of_which_a_key_is_in_doubt_is_compared() -> None:
+    # Two copies agree in rows, and may differ in stamps of what is absent: an honest doubt, and no broken copy.
+    pair = Pair()
+    lost_in_the_middle(pair)
+    for frame in pair.frames("t2"):
+        pair.joiner.take(frame)
+    effects = pair.finish() or []
+    assert resyncs(effects)
+    assert doubts(effects) == {3}
+    assert 3 not in pair.replica.table.live  # until it has been read
+    assert not pair.replica.agreement.met("donor")
+
+
+def test_a_copy_of_which_a_key_is_in_doubt_is_none_for_who_has_shown_later_rows() -> None:
+    pair = Pair()
+    pair.transfer()
+    assert pair.finish() == []
+    pair.replica.cleared()
+    pair.donor.holding.confirmed = time(200)
+    pair.joiner = Joiner(pair.replica)
+    lost_in_the_middle(pair)
+    for frame in pair.frames("t2"):
+        pair.joiner.take(frame)
+    assert pair.finish() is None
+    assert pair.replica.cold
+
+
 # -- donors that cannot be believed ----------------------------------------------------------------
 
 
