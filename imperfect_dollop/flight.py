@@ -78,10 +78,10 @@ class Flights(Generic[K, R]):
         flight.waiting.append((key, waiter))
         return await waiter
 
-    async def join_many(self, keys: Iterable[K]) -> dict[K, R | None]:
-        """As `join`, with one load for all the keys of which none is under way."""
+    async def join_many(self, keys: Iterable[K], *, anew: bool = False) -> dict[K, R | None]:
+        """As `join`, with one load for all the keys of which none is under way; `anew`: for all, beginning now."""
         wanted = dict.fromkeys(keys)
-        new = tuple(key for key in wanted if key not in self._flying)
+        new = tuple(key for key in wanted if anew or key not in self._flying)
         if new:
             self.start(new)
         loop = asyncio.get_running_loop()
@@ -95,7 +95,7 @@ class Flights(Generic[K, R]):
                 waiter.cancel()
 
     def start(self, keys: tuple[K, ...]) -> _Flight[K, R]:
-        """Start a load in the background; none of the keys may be under way."""
+        """Start a load in the background. One that is under way already goes on, for those who wait for it."""
         flight: _Flight[K, R] = _Flight(keys)
         self._spawn(self._fly, flight, name=f"load of {self._describe(keys)}")
         self._flying.update(dict.fromkeys(keys, flight))

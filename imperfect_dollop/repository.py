@@ -406,7 +406,7 @@ class Repository(Generic[K, V]):
     # -- upkeep ----------------------------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """Read the source again, now, and tell the siblings what differs.
+        """Read the source again, beginning now, and tell the siblings what differs.
 
         Of an on-demand repository the rows that are held. Raises as `get`.
         """
@@ -415,7 +415,7 @@ class Repository(Generic[K, V]):
             await session.filling.warm()
             await session.upkeep.refresh()
         elif held := list(session.replica.table.live):
-            await session.loads.join_many(held)
+            await session.loads.join_many(held, anew=True)
 
     async def invalidate(self, *keys: K) -> None:
         """These rows may have changed behind our back: on every node they are read again.

@@ -363,6 +363,22 @@ async def test_refresh_reads_what_is_held() -> None:
         assert 2 not in repo
 
 
+async def test_refresh_does_not_take_the_word_of_a_read_that_began_before() -> None:
+    source = ReadsFirst(*students(3))
+    async with repository(source, preload=False, ttl=60) as repo:
+        await repo.get(1)
+        gate = source.hold("load")
+        reading = asyncio.create_task(repo.get(1, max_staleness=0))
+        await eventually(lambda: gate.entered)
+        source.put(newer := dataclasses.replace(source.rows[1], name="newer", version=2))
+        del source.gates["load"]  # which holds the one that has entered, still
+        await soon(repo.refresh())  # nor does it wait for that read
+        assert repo.peek(1) == newer
+        gate.open()
+        assert await soon(reading) == newer
+        assert repo.peek(1) == newer
+
+
 async def test_max_staleness() -> None:
     source = SchoolSource(ADA)
     async with repository(source, preload=False) as repo:
