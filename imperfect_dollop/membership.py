@@ -44,8 +44,8 @@ LONGEST_PAUSE: Final = 5.0
 BEAT_SPACING: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
 
-MANY_BEATS: Final = 20_000
-"""Heartbeats a second that a broker delivers without effort: those of each node, to each."""
+CROWD_SPACING: Final = 10
+"""Where there are many nodes, how many heartbeats one sends at most instead of one, while there is something to tell."""
 
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
@@ -76,7 +76,6 @@ class Membership:
     ) -> None:
         self.origin = origin
         self.name = name
-        self.heartbeat = heartbeat
         self._pipeline: Pipeline | None = None
         self.failure: str | None = None  # why the broker is away
         self.rejections: Counter[str] = Counter(dict.fromkeys(MESSAGE_REASONS, 0))
@@ -99,12 +98,17 @@ class Membership:
         self._first_beat = 1  # of this link
         self._beat_due = 0.0
         self._beaten = 0.0  # monotonic, when the last heartbeat was made
-        self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)
+        self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)  # where there are few
         self._leaving = False
         self._crowd = False  # whether it was said that there are many
         self._work = anyio.Event()
         self._news = anyio.Event()
         self._progress = anyio.Event()  # a batch was sent
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two heartbeats, as of now."""
+        return self.members.heartbeat
 
     @property
     def link(self) -> Link | None:
@@ -137,7 +141,9 @@ class Membership:
 
         At once, unless the last heartbeat is only just gone: when a fleet starts, one answers many newcomers.
         """
-        self._beat_due = min(self._beat_due, self._beaten + self._beat_spacing)
+        crowded = self.members.crowded
+        spacing = self.heartbeat / CROWD_SPACING if crowded else self._beat_spacing
+        self._beat_due = min(self._beat_due, self._beaten + spacing)
         self._work.set()
 
     async def news(self, timeout: float) -> None:
@@ -232,9 +238,7 @@ class Membership:
                     seat = packed[0]
                     if (batch := seat.next_batch()) is not None:
                         yield self._batch(seat, batch)
-                now = time.monotonic()
-                self._beaten, self._beat_due = now, now + self.heartbeat
-                self._look_around(now)
+                self._look_around(time.monotonic())
                 if not self.up:
                     return
                 beat = self._heartbeat()
@@ -264,6 +268,7 @@ class Membership:
             number=self._beats,
             time=max((seat.replica.clock.time for seat in self._seats.values()), default=0),
             leaving=self._leaving,
+            every=self.heartbeat,
             repositories=[
                 seat.session.state_for(
                     [*alive, self.origin], seat.kept, all_numbered=seat.all_numbered
@@ -273,8 +278,19 @@ class Membership:
         )
 
     def _look_around(self, now: float) -> None:
-        """Who has not been heard of, and whether this node is."""
-        for origin, name in self.members.expire(now).items():
+        """Who has not been heard of, and whether this node is; and when it is time for the next heartbeat."""
+        gone = self.members.expire(now)
+        self._beaten, self._beat_due = now, now + self.heartbeat
+        if self.members.crowded and not self._crowd:
+            self._crowd = True
+            logger.info(
+                "%s: with %d nodes heartbeats come every %.1f s or less often, so that the broker can deliver them;"
+                " what is noticed by them is noticed as much later",
+                self.name,
+                len(self.members.alive) + 1,
+                self.heartbeat,
+            )
+        for origin, name in gone.items():
             self._gone(origin, name, vanished=True)
         for seat in self._seats.values():
             seat.session.looked_around(self.members.alive)
@@ -382,7 +398,6 @@ class Membership:
         copies_before = set() if before is None else _copies(before.beat)
         if self.members.heard(beat, time.monotonic()):
             logger.info("%s: %s has joined", self.name, beat.name)
-            self._consider_the_broker()
             self.beat_now()
         if beat.leaving and before is not None:
             self._gone(beat.origin, beat.name, vanished=False)
@@ -411,21 +426,6 @@ class Membership:
                 if state.repository in new_copies:
                     seat.session.upkeep.donor_appeared()
         self._pulse()
-
-    def _consider_the_broker(self) -> None:
-        """Every node hears every other one, so what the broker delivers grows with the square of their number."""
-        nodes = len(self.members.alive) + 1
-        if not self._crowd and nodes * nodes > MANY_BEATS * self.heartbeat:
-            self._crowd = True
-            logger.warning(
-                "%s: %d nodes with a heartbeat of %g s are %.0f messages a second for the broker: if it has other"
-                " things to do, give all nodes heartbeat=%.0f or more",
-                self.name,
-                nodes,
-                self.heartbeat,
-                nodes * nodes / self.heartbeat,
-                max(2 * self.heartbeat, 2 * nodes * nodes / MANY_BEATS),
-            )
 
     # -- the link --------------------------------------------------------------------------------
 

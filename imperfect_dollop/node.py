@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import secrets
 import socket
@@ -21,7 +20,7 @@ from .brokers import check_url, from_url
 from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, NotReadyError
 from .lookup import repository_of
 from .membership import Membership
-from .replica.messages import MAX_NAME, MAX_REPOSITORIES, is_name
+from .replica.messages import MAX_BEAT_SECONDS, MAX_NAME, MAX_REPOSITORIES, is_name
 from .replica.seal import Seal, Secrets
 from .repository import DRAIN_SECONDS, Repository
 from .seat import Seat
@@ -65,7 +64,8 @@ class Node:
         list of several of which the first signs and all are accepted. Without one, whoever can write to the broker is
         trusted; see ``docs/security.md``.
     heartbeat:
-        seconds between heartbeats: how fast a lost event is noticed. The same on all nodes.
+        seconds between heartbeats, at least: how fast a lost event is noticed. Up to 3,600, the same on all nodes. More
+        than 141 nodes of a namespace make them rarer by themselves; see ``docs/operating.md``.
     startup:
         what entering does when the first attempt to reach the broker, or to fill a repository, fails:
         ``"background"`` goes on and keeps trying, ``"wait"`` waits until all is there, ``"raise"`` raises. With all
@@ -124,12 +124,13 @@ class Node:
         numbers = (heartbeat, offer_wait, shutdown_timeout, outbox)
         if (
             not all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
-            or not 0 < heartbeat < math.inf
+            or not 0 < heartbeat <= MAX_BEAT_SECONDS
             or not isinstance(outbox, int)
             or not outbox
         ):
             raise ConfigurationError(
-                "heartbeat must be a number of seconds above 0, outbox a whole number above 0, the waits not below 0"
+                "heartbeat must be a number of seconds above 0 and up to 3,600, outbox a whole number above 0, the"
+                " waits not below 0"
             )
         if isinstance(broker, str):
             check_url(broker)
@@ -198,7 +199,6 @@ class Node:
                 origin,
                 seat,
                 node=self.name,
-                heartbeat=self._heartbeat,
                 away=lambda: membership.away,
             )
             self._seats.append(seat)

@@ -220,7 +220,6 @@ class Repository(Generic[K, V]):
         siblings: Siblings | None,
         *,
         node: str | None = None,
-        heartbeat: float = 1.0,
         away: Callable[[], str | None] = lambda: None,
     ) -> Session[K, V]:
         """For a `Node`: begin a session whose background work runs in `supervisor`.
@@ -238,7 +237,6 @@ class Repository(Generic[K, V]):
             origin=origin,
             siblings=siblings,
             node=node,
-            heartbeat=heartbeat,
             away=away,
         )
         self._session = session

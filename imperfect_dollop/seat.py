@@ -36,6 +36,10 @@ logger: Final = logging.getLogger(__name__)
 SETTLE_SECONDS: Final = 0.02
 """How long a joiner that has found a donor waits for a fresher one: a few round trips."""
 
+VANISHED_BEATS: Final = 2
+"""Of the three for which a member that counts as gone has said nothing, those in which it has written nothing either: a
+load that began in them has found what it left. So others may find that one later, and their clocks lag behind."""
+
 TURN_BEATS: Final = 3
 """Heartbeats for which nobody has begun to load, after which a node loads out of turn."""
 
@@ -208,7 +212,8 @@ class Seat:
 
     def gone(self, origin: str, *, vanished: bool) -> None:
         """A member has left, or has `vanished` without a word."""
-        self.session.gone(origin, vanished=vanished)
+        silent = VANISHED_BEATS * self.membership.heartbeat
+        self.session.gone(origin, silent=silent if vanished else None)
         if self._asking is not None and self._asking.donor == origin:
             self._asking.refused("it has left")
 

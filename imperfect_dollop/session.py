@@ -89,10 +89,6 @@ OVER: Final = {
 }
 """What to say when a cause is gone."""
 
-VANISHED_BEATS: Final = 2
-"""Heartbeats before a member was found to be missing in which it may still have written. Half of them are for others
-who find it later, or whose clocks lag behind: a load that one of them begins is as good for all."""
-
 SWEEP_SECONDS: Final = 10.0
 """Between two looks for tombstones that are old enough."""
 
@@ -111,7 +107,6 @@ class Session(Generic[K, V]):
         origin: str,
         siblings: Siblings | None,
         node: str | None,
-        heartbeat: float,
         away: Callable[[], str | None],
     ) -> None:
         self.name: str = reader.name
@@ -121,7 +116,6 @@ class Session(Generic[K, V]):
         self.stats: Stats = Stats()
         self.closed: bool = False
         self._supervisor = supervisor
-        self._settle = VANISHED_BEATS * heartbeat
         self._siblings = siblings
         self._away = away  # why the broker is, while it is
         self._said: tuple[State, frozenset[str]] = (State.CLOSED, frozenset())
@@ -269,14 +263,17 @@ class Session(Generic[K, V]):
         if peer.wanted and replica.whole and replica.clock.observe(peer.wanted, time.time()):
             self.upkeep.want_load(peer.wanted)
 
-    def gone(self, origin: str, *, vanished: bool) -> None:
-        """A member has left, or has `vanished`: what it wrote last may be known to nobody but the source."""
+    def gone(self, origin: str, *, silent: float | None) -> None:
+        """A member has left; or has vanished, after so many seconds in which it cannot have written.
+
+        What it wrote before, at the last, may be known to nobody but the source.
+        """
         self.replica.left(origin)
-        if vanished:
+        if silent is not None:
             # By the time that it is: where nothing happens, the replica's clock stands still. It goes on from there, so
             # that what it calls later is, should the wall clock be set back.
             now = self.replica.clock.tick(time.time())
-            self.upkeep.look_after(now - at(self._settle), self._settle)
+            self.upkeep.look_after(now - at(silent), silent)
 
     def lost(self, reason: str) -> None:
         """Messages may have been lost."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import xxhash
 
-from .messages import Heartbeat, Phase, RepositoryState
+from .messages import MAX_BEAT_SECONDS, Heartbeat, Phase, RepositoryState
 
 __all__ = ["ALIVE_BEATS", "Member", "Members"]
 
@@ -25,6 +25,10 @@ LONGEST_LAG: Final = 10
 """How many times longer own heartbeats may be on their way while others' messages arrive."""
 
 MAX_MEMBERS: Final = 10_000
+
+MANY_BEATS: Final = 20_000
+"""Heartbeats a second that a broker has to deliver, at most. Each node hears each, so without a bound that would grow
+with the square of their number."""
 
 
 class Member:
@@ -54,14 +58,16 @@ class Member:
 class Members:
     """The other nodes of the namespace by origin. `now` is monotonic seconds.
 
+    `heartbeat`: seconds between two of this node's heartbeats, at least. With many nodes there is more time between
+    them, see `MANY_BEATS`. Each heartbeat says when the next one comes, so whoever waits for it knows for how long.
     `returning`: seconds that a member may take longer to be heard again where this node had to connect anew, as it may
     have had to as well.
     """
 
     def __init__(self, origin: str, heartbeat: float, returning: float = 0.0) -> None:
         self.origin = origin
-        self.heartbeat: float = heartbeat
-        self.patience: float = ALIVE_BEATS * heartbeat
+        self.heartbeat: float = heartbeat  # as of the last look at the others
+        self._shortest = heartbeat
         self._returning = returning
         self._looked = float("inf")  # when `expire` was last called
         self._unanswered: deque[list[float]] = deque()  # own heartbeats: number, when sent
@@ -69,6 +75,16 @@ class Members:
         self._link = 0  # how many there were
         self.echo: int = 0  # the last own heartbeat that has come back
         self.alive: dict[str, Member] = {}
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which an own heartbeat has to come back."""
+        return ALIVE_BEATS * self.heartbeat
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are so many that heartbeats come less often."""
+        return self.heartbeat > self._shortest
 
     # -- whether this node is heard --------------------------------------------------------------
 
@@ -125,12 +141,15 @@ class Members:
     def expire(self, now: float) -> dict[str, str]:
         """Drop the members that have not been heard of for too long; their names by origin.
 
-        To be called once a heartbeat. Should this node itself have stood still since the last call, that is
-        not held against the others, nor against the link: what was said meanwhile is still waiting to be read.
-        The same goes for the time in which there was no link.
+        To be called once a heartbeat; when the next one is due is known afterwards. Should this node itself have stood
+        still since the last call, that is not held against the others, nor against the link: what was said meanwhile is
+        still waiting to be read. The same goes for the time in which there was no link.
         """
         stood_still = now - self._looked - 2 * self.heartbeat
         self._looked = now
+        # Before anybody is dropped, so that who is has been silent for three of these.
+        nodes = len(self.alive) + 1
+        self.heartbeat = min(MAX_BEAT_SECONDS, max(self._shortest, nodes * nodes / MANY_BEATS))
         if stood_still > 0:
             # At most until now: what was heard in the future would be believed for that much longer.
             self._heard = min(now, self._heard + stood_still)
@@ -141,12 +160,15 @@ class Members:
         gone = {
             origin: member.beat.name
             for origin, member in self.alive.items()
-            if now - member.heard
-            > self.patience + (self._returning if member.link != self._link else 0.0)
+            if now - member.heard > self._patience_with(member)
         }
         for origin in gone:
             del self.alive[origin]
         return gone
+
+    def _patience_with(self, member: Member) -> float:
+        silence = ALIVE_BEATS * max(self.heartbeat, member.beat.every)
+        return silence if member.link == self._link else silence + self._returning
 
     @property
     def all_heard(self) -> bool:

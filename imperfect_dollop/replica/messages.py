@@ -59,6 +59,9 @@ MAX_ENTITY: Final = 1 << 20
 MAX_BATCH: Final = 500
 """Events in one message: past that a larger message gains nothing and holds the loop for longer."""
 
+MAX_BEAT_SECONDS: Final = 3_600.0
+"""Between two heartbeats: three of them missing, and a node counts as gone."""
+
 MAX_REPOSITORIES: Final = 1_000
 """Repositories of a node: what one heartbeat can tell of."""
 
@@ -177,13 +180,14 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):
-    """A node is there (or is `leaving`). `number` counts the heartbeats of this origin."""
+    """A node is there (or is `leaving`). `number` counts its heartbeats; the next comes in `every` seconds at most."""
 
     origin: Name
     name: Name
     number: Int63
     time: Int63
     leaving: bool
+    every: Annotated[float, msgspec.Meta(gt=0, le=MAX_BEAT_SECONDS)]
     repositories: Annotated[list[RepositoryState], msgspec.Meta(max_length=MAX_REPOSITORIES)]
 
 

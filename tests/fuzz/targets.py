@@ -137,8 +137,10 @@ NEWS: Final = [
     *(encode(Events("s", "Row", PRINT, 1, [one])) for one in EVENTS),
     encode(Events("s", "Row", PRINT, 1, EVENTS)),
     encode(Events("s", "Row", "another", 2**63 - 2, EVENTS[:1])),
-    encode(Heartbeat("s", "a name", 1, at(NOW), False, [state_of()])),
-    encode(Heartbeat("s", "a name", 2, 2**63 - 1, True, [state_of(phase=Phase.COLD), state_of(9)])),
+    encode(Heartbeat("s", "a name", 1, at(NOW), False, 1.0, [state_of()])),
+    encode(
+        Heartbeat("s", "a name", 2, 2**63 - 1, True, 1.0, [state_of(phase=Phase.COLD), state_of(9)])
+    ),
     encode(Take("s", "r", "Row", PRINT, "address", list(range(20)))),
     encode(Refuse("s", "address", "busy")),
     encode(Ask("s", "Row", 1, 3)),

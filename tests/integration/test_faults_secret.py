@@ -87,8 +87,8 @@ def forged(origin: str) -> list[bytes]:
     state = RepositoryState("Row", PRINT, Phase.READY, True, True, 2**40, 1, 1, 1, now, 0, 1)
     return [
         encode(Events(origin, "Row", PRINT, 2**50, events)),
-        encode(Heartbeat(origin, "a stranger", 2**50, now, False, [state])),
-        encode(Heartbeat(origin, "a stranger", 2**51, now, True, [state])),
+        encode(Heartbeat(origin, "a stranger", 2**50, now, False, 1.0, [state])),
+        encode(Heartbeat(origin, "a stranger", 2**51, now, True, 1.0, [state])),
         encode(Refuse(origin, "address", "busy")),
     ]
 

@@ -46,6 +46,7 @@ HEARTBEAT = encode(
         1,
         0,
         False,
+        1.0,
         [RepositoryState("Row", "of another shape", Phase.READY, True, True, 0, 0, 0, 0, 0, 0, 0)],
     )
 )

@@ -33,6 +33,6 @@ def forged(how: str, drawn: float, taken: Sequence[bytes]) -> bytes:
         event = [2, b"\x01", b"\x93\x01\x01\xa1x", stamp, [0, 0, ""]]
         return msgspec.msgpack.encode(["e", "stranger", "rows", "unknown", 1, [event]])
     if how == "poison":
-        return msgspec.msgpack.encode(Heartbeat(STRANGER, STRANGER, 1, 2**63 - 1, False, []))
+        return msgspec.msgpack.encode(Heartbeat(STRANGER, STRANGER, 1, 2**63 - 1, False, 1.0, []))
     event = [2, b"\x01", b"\x91\x01", [1, 1, "foreign"], [0, 0, ""]]
     return msgspec.msgpack.encode(["e", "foreign", "rows", "another shape", 1, [event]])

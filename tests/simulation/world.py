@@ -18,7 +18,7 @@ import msgspec
 
 from imperfect_dollop.errors import DollopError
 from imperfect_dollop.node import Node
-from imperfect_dollop.replica import snapshot
+from imperfect_dollop.replica import members, snapshot
 from imperfect_dollop.replica.table import Table
 from imperfect_dollop.repository import Repository
 from imperfect_dollop.session import Session
@@ -65,6 +65,9 @@ LAG: Final = 30.0
 
 LEAVES: Final = 0.4
 """Share of the runs in which copies are compared by leaves, as where there are many rows."""
+
+CROWDS: Final = 0.15
+"""Share of the runs in which few nodes are many, so that their heartbeats come less often the more there are."""
 
 PASSING: Final = frozenset({"lossy", "twice", "hostile", "sql", "save", "restore", "jump"})
 """Faults that break no link, no node and no call: when they are over, nothing has to be noticed but what was missed."""
@@ -123,6 +126,8 @@ class World:
         self.lives: dict[str, int] = {}
         self.broken: list[BrokenPromiseError] = []  # as seen in a task, which nobody waits for
         self.excuses: list[str] = []  # why only a refresh can find what is wrong
+        # Who has vanished is counted for a while beside who comes for it.
+        self.beat = max(plan.heartbeat, (2 * plan.nodes) ** 2 / _many_beats(plan))
         self.began = loop.now
         self.taken: list[bytes] = []  # messages, for whoever repeats them
         self.seen: set[str] = set()
@@ -406,12 +411,12 @@ class World:
             # with all else that was waiting where there is room for a few.
             loses = plan.inbox < 10_000 or any(step.what == "lossy" for step in faults)
             asking = TRANSFERS if loses else 0.0
-            return MILD * plan.heartbeat + round_trips + asking
+            return MILD * self.beat + round_trips + asking
         longest = max((step.lasts for step in faults if _of_source(step)), default=0.0)
         backoff = min(30.0, 2 * longest + 1.0)
         lag = LAG if any(step.how == "out" for step in faults) else 0.0
         return (
-            (PATIENCE + lag) * plan.heartbeat
+            (PATIENCE + lag) * self.beat
             + round_trips
             + RECONNECT
             + TRANSFERS
@@ -424,7 +429,7 @@ class World:
         # Commits of clients long gone.
         await asyncio.sleep(self.database.busy_until - self.loop.now)
         healed = self.loop.now
-        await asyncio.sleep(CALM * self.plan.heartbeat)
+        await asyncio.sleep(CALM * self.beat)
         if self.excuses or self.database.unannounced:
             await self._until("L1", self._disagreement)
             await self._refreshed()
@@ -488,7 +493,7 @@ class World:
                 raise BrokenPromiseError("L3", f"a refresh of {name} does not come to an end")
             if (error := task.exception()) is not None:
                 raise BrokenPromiseError("L3", f"a refresh of {name} failed: {error!r}")
-        await asyncio.sleep(self.plan.heartbeat / 2)
+        await asyncio.sleep(self.beat / 2)
 
     async def _read_all(self) -> None:
         """On demand nothing is looked for before somebody asks."""
@@ -832,10 +837,22 @@ def run(plan: Plan, *, told: bool = False) -> Verdict:
         swept()
 
 
+def _many_beats(plan: Plan) -> float:
+    """Heartbeats a second that are many: more than there are, or so few that nodes which see all wait up to three
+    seconds."""
+    if draw(plan.seed, "crowd") >= CROWDS or plan.heartbeat != 1.0:
+        return members.MANY_BEATS
+    return plan.nodes**2 / (1.0 + 2.0 * draw(plan.seed, "beats"))
+
+
 def _run(plan: Plan, *, told: bool) -> Verdict:
     # In every table that fits in here buckets have few rows.
     many = -1 if draw(plan.seed, "leaves") < LEAVES else snapshot.MANY_ROWS
-    with simulated(plan.seed) as loop, mock.patch.object(snapshot, "MANY_ROWS", many):
+    with (
+        simulated(plan.seed) as loop,
+        mock.patch.object(snapshot, "MANY_ROWS", many),
+        mock.patch.object(members, "MANY_BEATS", _many_beats(plan)),
+    ):
         story = Story(loop, told=told)
         logger = logging.getLogger("imperfect_dollop")
         handler = _Errors(story)

@@ -76,7 +76,7 @@ def events(count: int, origin: bytes) -> bytes:
 
 def heartbeat(count: int) -> bytes:
     state = b"\x9c\xa1r\xa1f\2\xc3\xc3\1\1\1\1\1\1\1"
-    return b"\x97\xa1h\xa1a\xa1n\1\1\xc2" + array(count) + state * count
+    return b"\x98\xa1h\xa1a\xa1n\1\1\xc2\1" + array(count) + state * count
 
 
 LIVE, RUN, DEAD = b"\xc4\0", b"\x93\1\0\0", b"\x94\xc4\0\0\0\0"
@@ -156,7 +156,7 @@ async def test_more_members_than_are_counted_are_not_listened_to(
             known = [f"o{other}" for other in range(min(number + 1, 3))]
             about = state(seat.replica, known, phase=Phase.READY)
             said = [msgspec.structs.replace(about, repository="Student", digest=1)]
-            beat = Heartbeat(f"o{number}", "a stranger", 1, 0, False, said)
+            beat = Heartbeat(f"o{number}", "a stranger", 1, 0, False, 1.0, said)
             membership._message(encode(beat))
         assert sorted(membership.members.alive) == ["o0", "o1", "o2"]
         assert seat.replica.agreement._differs.keys() <= membership.members.alive.keys()

@@ -9,13 +9,15 @@ import pytest
 
 from imperfect_dollop.replica import members as members_module
 from imperfect_dollop.replica.members import Members
-from imperfect_dollop.replica.messages import Heartbeat, Phase, RepositoryState
+from imperfect_dollop.replica.messages import MAX_BEAT_SECONDS, Heartbeat, Phase, RepositoryState
 
 READY = RepositoryState("rows", "ours", Phase.READY, True, True, 0, 0, 0, 0, 0, 0, 0)
 
 
-def beat(origin: str, number: int = 1, *, time: int = 0, leaving: bool = False) -> Heartbeat:
-    return Heartbeat(origin, f"name of {origin}", number, time, leaving, [READY])
+def beat(
+    origin: str, number: int = 1, *, time: int = 0, leaving: bool = False, every: float = 1.0
+) -> Heartbeat:
+    return Heartbeat(origin, f"name of {origin}", number, time, leaving, every, [READY])
 
 
 def fleet(**states: dict[str, Any] | None) -> Members:
@@ -23,7 +25,7 @@ def fleet(**states: dict[str, Any] | None) -> Members:
     members = Members("me", heartbeat=1.0)
     for origin, changes in states.items():
         repositories = [] if changes is None else [msgspec.structs.replace(READY, **changes)]
-        members.heard(Heartbeat(origin, origin, 1, 0, False, repositories), 0.0)
+        members.heard(Heartbeat(origin, origin, 1, 0, False, 1.0, repositories), 0.0)
     return members
 
 
@@ -65,6 +67,39 @@ def test_who_was_not_heard_for_three_heartbeats_is_gone() -> None:
     assert members.expire(6.0) == {}
     assert members.expire(6.1) == {"b": "name of b"}
     assert list(members.alive) == ["c"]
+
+
+def test_a_member_is_waited_for_as_long_as_it_has_said() -> None:
+    members = Members("me", 1.0)
+    members.heard(beat("b", every=4.0), 0.0)
+    members.heard(beat("c", every=0.1), 0.0)  # and no shorter than this node's own heartbeats
+    gone = {second: members.expire(float(second)) for second in range(1, 13)}
+    assert {second: who for second, who in gone.items() if who} == {4: {"c": "name of c"}}
+    members.heard(beat("b", 2), 12.0)
+    gone = {second: members.expire(float(second)) for second in range(13, 18)}
+    assert {second: who for second, who in gone.items() if who} == {16: {"b": "name of b"}}
+
+
+def test_many_nodes_make_heartbeats_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = Members("me", 1.0)
+    for number in range(140):
+        members.heard(beat(f"n{number}"), 0.0)
+    members.expire(0.0)
+    assert (members.heartbeat, members.patience, members.crowded) == (1.0, 3.0, False)
+    for number in range(140, 199):
+        members.heard(beat(f"n{number}"), 0.5)
+    assert members.heartbeat == 1.0  # the next one was promised for then
+    assert members.expire(1.0) == {}
+    assert (members.heartbeat, members.patience, members.crowded) == (2.0, 6.0, True)
+    # Who had promised one a second is waited for as long as anybody is now.
+    assert members.expire(3.0) == members.expire(5.0) == members.expire(6.0) == {}
+    assert len(members.expire(6.2)) == 140
+    assert len(members.expire(6.6)) == 59
+    assert members.expire(7.6) == {}
+    assert (members.heartbeat, members.crowded) == (1.0, False)
+    monkeypatch.setattr(members_module, "MANY_BEATS", 1e-9)
+    members.expire(8.6)
+    assert members.heartbeat == MAX_BEAT_SECONDS
 
 
 def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ NEWS: list[News] = [
         1,
         2,
         False,
+        0.25,
         [
             RepositoryState(
                 "rows", "p", Phase.READY, True, True, 1, 2**64 - 1, 2**64 - 1, 4, 5, 6, 7

@@ -813,7 +813,7 @@ def garbage(origin: str, fingerprint: str, row: bytes) -> list[bytes]:
         failures=0,
         kept=1,
     )
-    beat = Heartbeat("stranger", "x", 1, 1, False, [state])
+    beat = Heartbeat("stranger", "x", 1, 1, False, 1.0, [state])
     good = encode(Events("stranger", "Student", fingerprint, 1, [event]))
     unlimited = msgspec.msgpack.encode
     return [
@@ -830,7 +830,7 @@ def garbage(origin: str, fingerprint: str, row: bytes) -> list[bytes]:
         unlimited(["e", "x" * 10_000, "Student", fingerprint, 1, []]),
         unlimited(["z", 1, 2, 3]),
         unlimited({"e": 1}),
-        unlimited(["h", "stranger", "x", -1, 1, False, []]),
+        unlimited(["h", "stranger", "x", -1, 1, False, 1.0, []]),
         good,  # from beyond the drift bound
         encode(Events("stranger", "Student", "another schema", 2, [event])),
         encode(Events("stranger", "Nobody", fingerprint, 1, [event])),

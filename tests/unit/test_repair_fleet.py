@@ -20,8 +20,7 @@ from imperfect_dollop.replica import ring as ring_module
 from imperfect_dollop.replica.messages import Ask, Events, News, Take, decode
 from imperfect_dollop.replica.replica import Replica
 from imperfect_dollop.replica.stamp import MAX_DRIFT, at
-from imperfect_dollop.seat import Seat
-from imperfect_dollop.session import VANISHED_BEATS
+from imperfect_dollop.seat import VANISHED_BEATS, Seat
 from imperfect_dollop.upkeep import Upkeep
 
 from .clockwork import Post, clockwork, now

@@ -222,8 +222,8 @@ def forgeries(origin: str, donor: str) -> list[bytes]:
     return [
         *(encode(Events(origin, "Student", PRINT, 2**62, [event])) for event in events),
         encode(Events(origin, "Student", PRINT, 2**63 - 1, events)),
-        encode(Heartbeat(origin, "Eve", 2**60, now, False, [about])),
-        encode(Heartbeat(origin, "Eve", 2**61, 2**63 - 1, True, [about])),
+        encode(Heartbeat(origin, "Eve", 2**60, now, False, 1.0, [about])),
+        encode(Heartbeat(origin, "Eve", 2**61, 2**63 - 1, True, 1.0, [about])),
         encode(Take(origin, donor, "Student", PRINT, "somewhere", list(range(1_024)))),
         encode(Take(origin, donor, "Student", PRINT, "somewhere", [], bytes(8 * 1_024))),
         encode(Ask(donor, "Student", 1, 5)),
