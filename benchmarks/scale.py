@@ -38,7 +38,7 @@ BEAT_SECONDS: Final = 1.0
 """Between two heartbeats of a node where there are few."""
 
 IDLE_SECONDS: Final = 5.0
-"""In which heartbeats are counted. With few nodes most of what is done then is something else, and counted with them."""
+"""In which heartbeats are counted. With few nodes most of what is done then is something else, and counted in."""
 
 PATIENCE: Final = 60.0
 """Seconds for the last event to come."""
@@ -78,8 +78,8 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
     )
     for each in paper:
         print(
-            f"  {each['nodes']:>12,.0f}  {each['heartbeat_seconds']:>6.1f}  {each['idle_core']:>9.1%}  {each['broker_messages_per_s']:>12,.0f}"
-            f"  {each['broker_megabytes_per_s']:>8.1f}"
+            f"  {each['nodes']:>12,.0f}  {each['heartbeat_seconds']:>6.1f}  {each['idle_core']:>9.1%}"
+            f"  {each['broker_messages_per_s']:>12,.0f}  {each['broker_megabytes_per_s']:>8.1f}"
         )
     return {**found, "computed": paper}
 
@@ -130,7 +130,9 @@ async def _measured(nodes: int, rows: int, repositories: int) -> dict[str, float
         last = first.peek((WRITES - 1) % rows)
         try:
             async with asyncio.timeout(PATIENCE):
-                while any(each[0].peek((WRITES - 1) % rows) != last for each in fleet):
+                while any(  # noqa: ASYNC110
+                    each[0].peek((WRITES - 1) % rows) != last for each in fleet
+                ):
                     await asyncio.sleep(0.001)
         except TimeoutError as error:
             raise Mistake(f"the last event has not come everywhere in {PATIENCE:g} s") from error

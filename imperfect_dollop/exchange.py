@@ -187,9 +187,10 @@ class Comparing(Inquiry):
         try:
             if not await self._ask(link, comparison.take, digests=comparison.digests):
                 return None
-            if comparison.differ and not await self._ask_for_leaves(link, comparison):
+            narrows = comparison.differ and self._good(comparison)
+            if narrows and not await self._ask_for_leaves(link, comparison):
                 return None
-            if self._clean and not (comparison.footer is not None and comparison.footer.clean):
+            if not self._good(comparison):
                 self._came_to_nothing("it is not vouched for")
                 return None
             # Or what is only late would count as missed, and old heartbeats as going back behind what was compared.
@@ -202,6 +203,9 @@ class Comparing(Inquiry):
             return effects
         finally:
             comparison.close()
+
+    def _good(self, comparison: Comparison[Any, Any]) -> bool:
+        return comparison.clean or not self._clean
 
     async def _ask_for_leaves(self, link: Link, comparison: Comparison[Any, Any]) -> bool:
         self._begin(self.donor, self._donor_name, f"{self.address}.leaves")

@@ -45,7 +45,7 @@ BEAT_SPACING: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
 
 CROWD_SPACING: Final = 10
-"""Where there are many nodes, how many heartbeats one sends at most instead of one, while there is something to tell."""
+"""Where there are many nodes, how many heartbeats one of them sends at most instead of one, if it has much to tell."""
 
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""

@@ -67,6 +67,15 @@ class Comparison(Generic[K, V]):
         """The last frame, when it is here."""
         return self._frames.footer
 
+    @property
+    def clean(self) -> bool:
+        """Whether the donor has vouched for its copy in each answer, to its end.
+
+        What both copies lack is in nothing that was compared: only the donor's word tells that there is no such thing.
+        """
+        answers = (self._frames,) if self._first is None else (self._first, self._frames)
+        return all(each.footer is not None and each.footer.clean for each in answers)
+
     def leaves(self, bucket: int) -> bytes:
         """What to say of one of those that `differ`."""
         digests, parts = self._replica.table.leaves(bucket)
@@ -85,8 +94,7 @@ class Comparison(Generic[K, V]):
         if footer is None or header is None or replica.cold or replica.window.overrun(self._load):
             return None
         replica.agreement.looked(self._donor)
-        # What was in doubt there may have been sent before it was settled.
-        clean = footer.clean and first.footer is not None and first.footer.clean
+        clean = self.clean  # what was in doubt there may have been sent before it was settled
         believed = clean and replica.clock.observe(self._latest, now)
         effects: list[Effect] = []
         # Or what is missing there would pass for seen here; as would, by the vector of a second answer, what has

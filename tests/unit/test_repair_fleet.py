@@ -15,10 +15,13 @@ import pytest
 from msgspec.structs import replace
 
 from imperfect_dollop import DollopError, exchange
+from imperfect_dollop import seat as seat_module
 from imperfect_dollop.broker import Message
 from imperfect_dollop.replica import ring as ring_module
+from imperfect_dollop.replica import snapshot as snapshot_module
 from imperfect_dollop.replica.messages import Ask, Events, News, Take, decode
 from imperfect_dollop.replica.replica import Replica
+from imperfect_dollop.replica.snapshot import Donor
 from imperfect_dollop.replica.stamp import MAX_DRIFT, at
 from imperfect_dollop.seat import VANISHED_BEATS, Seat
 from imperfect_dollop.upkeep import Upkeep
@@ -325,6 +328,37 @@ async def test_what_the_sender_has_no_longer_is_found_by_comparing_with_a_siblin
             # Three buckets of five rows each, and of each chunk what does not depend on them.
             assert counts.snapshot_bytes < whole / 50
             assert counts.snapshots == 0
+
+
+@clockwork
+async def test_a_sibling_that_comes_to_vouch_for_its_copy_between_two_answers_is_asked_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What both copies lacked when the first was given is in no bucket whose leaves are compared.
+    vouches = [False]
+
+    class Hesitant(Donor[Any, Any]):
+        def __init__(self, replica: Any, take: Take, clean: Any, **more: Any) -> None:
+            word = vouches.pop() if vouches else True
+            super().__init__(replica, take, lambda: word and clean(), **more)
+
+    monkeypatch.setattr(seat_module, "Donor", Hesitant)
+    monkeypatch.setattr(snapshot_module, "MANY_ROWS", -1)
+    monkeypatch.setattr(ring_module, "RING_EVENTS", 1)
+    source, broker = SchoolSource(*students(50)), Tap()
+    async with fleet(broker, [source] * 2) as members:
+        vouches[:] = [False]
+        counts, (one, other) = Counts(members), members
+        broker.lose(other)
+        for key in (7, 17, 49):
+            await one.repository.update(vary(source.rows[key]))
+            await asyncio.sleep(0.01)
+        broker.drops = lambda node, message: False
+        await until(lambda: equal(members, source), 4 * HEARTBEAT)
+        takes = [take for take in broker.sent(Take) if isinstance(take, Take)]
+        asked = [take for take in takes if take.digests and take.origin == origin_of(other)]
+        assert [bool(take.buckets) for take in asked] == [False, False, True]
+        assert (counts.comparisons, counts.mended, counts.repairs) == (1, 3, 1)
 
 
 @clockwork
