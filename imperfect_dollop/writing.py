@@ -282,7 +282,11 @@ class Writer(Generic[K, V]):
                 if not outcome.done():
                     outcome.set_exception(error)
 
-        self._supervisor.spawn(run, name=f"write {self._reader.name}")
+        try:
+            self._supervisor.spawn(run, name=f"write {self._reader.name}")
+        except RuntimeError as error:  # it has just stopped
+            self._less()
+            raise self._too_late() from error
         return await outcome
 
     async def _warm(self) -> None:
@@ -382,20 +386,19 @@ class Writer(Generic[K, V]):
 
     async def _settle(self, key: K, effects: list[Effect]) -> None:
         """A rival's event came in between: let the source say what is there before returning."""
-        if effects:
-            try:
-                for _ in range(MAX_REREADS):
-                    await self._upkeep.reread([key])
-                    if not self._upkeep.in_doubt(key):
-                        return
-                    # Events that are older than the write have overtaken it, and are what is shown.
-            except DollopError as error:
-                self._upkeep.take(effects)  # which tries again
-                # What is shown may be older than the write, which nobody may be told is done.
-                error.add_note(
-                    f"The write of key {key!r} was committed; it is shown when the source answers again."
-                )
-                raise
+        try:
+            for _ in range(MAX_REREADS):
+                await self._upkeep.reread([key])
+                if not self._upkeep.in_doubt(key):
+                    return
+                # Events that are older than the write have overtaken it, and are what is shown.
+        except DollopError as error:
+            self._upkeep.take(effects)  # which tries again
+            # What is shown may be older than the write, which nobody may be told is done.
+            error.add_note(
+                f"The write of key {key!r} was committed; it is shown when the source answers again."
+            )
+            raise
 
     def _turn(self, key: K | None) -> asyncio.Lock:
         if key is None:

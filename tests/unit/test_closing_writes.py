@@ -111,3 +111,24 @@ async def test_a_row_that_cannot_be_copied_is_looked_for() -> None:
 
 def _refuse(entity: object) -> object:
     raise RecursionError("it is too deep")
+
+
+async def test_a_write_that_is_to_be_settled_when_everything_has_just_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with repository(SchoolSource(ADA)) as repo:
+        session = repo._session
+        assert session is not None
+        writer = session.writer
+
+        def stopped(*_: object, **__: object) -> None:
+            raise RuntimeError("is not running")
+
+        async def settle() -> None:
+            raise AssertionError("nobody is there to do so")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer._supervisor, "spawn", stopped)
+            with pytest.raises(ClosedError, match="closed during a write"):
+                await writer._in_background(settle)
+        assert writer._under_way == 0  # or the close would wait for it
