@@ -128,7 +128,7 @@ class Loads(Generic[K, V]):
                     if tell:
                         found.append(holding.event(Kind.FOUND, key, None, stamp, held))
                     table.bury(key, stamp)
-                else:
+                elif key in table.dead:  # and not forgotten since it was listed
                     holding.still_absent(key, load)
             if count % SLICE == 0:
                 yield found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imperfect_dollop.replica import holding as holding_module
+from imperfect_dollop.replica import table as table_module
 from imperfect_dollop.replica.loads import SLICE
 from imperfect_dollop.replica.messages import Kind
 from imperfect_dollop.replica.stamp import ABSENT, Stamp
@@ -116,6 +117,17 @@ def test_a_row_that_came_while_slices_were_taken_over_is_not_removed() -> None:
     assert -1 in replica.table.live
     assert SLICE + 1 not in replica.table.live
     assert len(replica.table.live) == 2 * SLICE
+
+
+def test_a_tombstone_that_is_forgotten_while_a_load_is_taken_over_does_not_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(table_module, "MAX_TOMBSTONES", 1)
+    monkeypatch.setattr("imperfect_dollop.replica.table.key_hash", lambda key: 7)  # one bucket
+    replica = make()
+    give(replica, create(Row(1), 1), create(Row(2), 1), delete(2, 1, 2, S1))
+    load_all(replica, second=10)  # which buries 1, so that 2 is forgotten before it is come to
+    assert replica.table.dead == {1: Stamp(1, time(10), "a")}
 
 
 def test_a_tombstone_gives_way_to_a_load_that_began_after_it() -> None:
