@@ -11,7 +11,7 @@ from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 from ..errors import ProtocolError
 from .messages import Chunk, DeadRow, Run
 from .replica import Replica
-from .stamp import Stamp
+from .stamp import ABSENT, Stamp
 from .table import BUCKETS
 
 __all__ = ["CHUNK_BYTES", "ChunkMaker", "Rows", "Stamps", "dead_rows", "live_rows"]
@@ -87,11 +87,15 @@ class ChunkMaker(Generic[K, V]):
     def made(self, vector: dict[str, int], *, more: bool) -> Chunk:
         """The chunk; `more` if the last bucket goes on in the next one."""
         runs: list[Run] = []
+        rows, last = 0, ABSENT
         for stamp, together in itertools.groupby(self._stamps):
-            rows, origin = len(list(together)), self._origins[stamp.origin]
-            if runs and (runs[-1].time, runs[-1].origin) == (stamp.time, origin):
-                rows += runs.pop().rows  # that differ in their versions
-            runs.append(Run(rows, stamp.time, origin))
+            if rows and (stamp.time != last.time or stamp.origin != last.origin):
+                runs.append(Run(rows, last.time, self._origins[last.origin]))
+                rows = 0
+            rows += len(list(together))  # of one version, or of several
+            last = stamp
+        if rows:
+            runs.append(Run(rows, last.time, self._origins[last.origin]))
         return Chunk(self.buckets, more, vector, list(self._origins), self._live, runs, self._dead)
 
 
