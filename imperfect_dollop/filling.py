@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from .errors import DollopError, NotReadyError
 from .health import Health
+from .letting_go import let_go
 from .replica.effects import Cleared, Effect, Reread, Resync
 from .replica.messages import Phase
 from .replica.replica import Replica
@@ -206,3 +207,4 @@ class Filling(Generic[K, V]):
             self._take([*effects, Reread(tuple(load.doubtful))])
         finally:
             replica.end_load(load)
+        await let_go([rows])

@@ -303,9 +303,9 @@ class Repository(Generic[K, V]):
         session = self._open()
         wanted = list(keys)
         self._check_hashable(*wanted)
-        live = session.replica.table.live
         if self._options.preload:
             await session.filling.warm()
+            live = session.replica.table.live
             found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
             self._count(session, hits=len(found), misses=len(wanted) - len(found))
             return {key: self._out(entity) for key, entity in found.items()}

@@ -35,7 +35,7 @@ from .errors import (
 from .source import Source, verbs
 from .stats import Stats
 
-__all__ = ["Call", "Reader", "let_go", "source_read"]
+__all__ = ["Call", "Reader", "source_read"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -46,9 +46,6 @@ MAX_VERSION: Final = 2**63
 
 CLOSE_SECONDS: Final = 5.0
 """For a loader's own clean-up, which is not cancelled with it."""
-
-FORGOTTEN: Final = 10_000
-"""Rows that are forgotten in one go, which takes a millisecond."""
 
 
 @contextlib.contextmanager
@@ -394,14 +391,6 @@ class Call(Generic[R]):
             self._timer.cancel()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-async def let_go(rows: dict[K, V]) -> None:
-    """Forget rows, a few at a time: a million at once would keep the event loop for 50 ms."""
-    while rows:
-        for _ in range(min(len(rows), FORGOTTEN)):
-            rows.popitem()
-        await anyio.lowlevel.checkpoint()
 
 
 async def _close(iterator: AsyncIterator[object]) -> None:

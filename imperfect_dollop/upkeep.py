@@ -28,12 +28,13 @@ from .doubts import REREAD_BATCH, Doubts
 from .errors import ClosedError, DollopError, InvalidEntityError
 from .filling import Filling, Place
 from .health import Health
+from .letting_go import let_go
 from .repairs import Repairs
 from .replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
 from .replica.messages import Phase
 from .replica.replica import Replica
 from .siblings import Siblings
-from .sourcing import Reader, let_go, source_read
+from .sourcing import Reader, source_read
 from .stats import Stats
 from .waiters import Waiters
 
@@ -222,6 +223,7 @@ class Upkeep(Generic[K, V]):
     async def run(self) -> None:
         """Do what is to be done, most urgent first; never returns."""
         while True:
+            await let_go(self.replica.table.dropped)
             self._wake.clear()
             pause, due = self.health.pause, self._due()  # as of one moment, or none would wake it
             step = self._next_step(due, may_try=pause <= 0)
@@ -387,7 +389,7 @@ class Upkeep(Generic[K, V]):
                 self._set_phase(Phase.READY)
             self.on_change()
             asked.answer(error)
-        await let_go(rows)
+        await let_go([rows])
 
     async def _reread_doubts(self) -> None:
         with contextlib.suppress(DollopError):  # noted, and tried again after a pause

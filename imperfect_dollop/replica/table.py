@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -66,6 +66,7 @@ class Table(Generic[K, V]):
         "_rows",
         "buckets",
         "dead",
+        "dropped",
         "forgotten",
         "hot",
         "live",
@@ -81,6 +82,8 @@ class Table(Generic[K, V]):
         self.hot: dict[K, V] = {}
         self.dead: dict[K, Stamp] = {}  # in the order in which they died
         self._entries: list[dict[K, _Entry]] = [{} for _ in range(BUCKETS)]  # of both
+        # What `clear` has left to be let go: a few at a time, by somebody who can pause in between.
+        self.dropped: list[dict[Any, Any]] = []
         self.buckets: list[int] = [0] * BUCKETS
         self.root: int = 0
         self.forgotten: int = 0  # the latest death of which there was no room to keep the tombstone
@@ -278,12 +281,11 @@ class Table(Generic[K, V]):
     # -- all of it ---------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """Hold nothing at all."""
-        self.live.clear()
-        self.hot.clear()
-        self.dead.clear()
-        for entries in self._entries:
-            entries.clear()
+        """Hold nothing at all; what was held is in `dropped`."""
+        self.hot.clear()  # which is the same object always
+        self.dropped += filter(None, [self.live, self.dead, *self._entries])
+        self.live, self.dead = {}, {}
+        self._entries = [{} for _ in range(BUCKETS)]
         self.buckets[:] = [0] * BUCKETS
         self.root = 0
 

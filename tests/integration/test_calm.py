@@ -64,6 +64,10 @@ async def test_a_fleet_with_many_rows_lets_the_loop_go_on(
             await all_equal(members, rows)
             assert counted(members, "comparisons") >= 1
             calm(steps, "comparison")
+            await one.rows.clear()
+            await all_equal(members, rows)
+            assert len(one.rows) == ROWS
+            calm(steps, "everything dropped, and filled anew")
 
 
 def plant(member: Member, keys: range) -> None:

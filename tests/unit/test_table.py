@@ -97,13 +97,30 @@ def test_the_digest_tells_apart_the_same_content_under_another_key() -> None:
     assert one.root != other.root
 
 
-def test_the_dict_that_reads_look_into_is_never_replaced() -> None:
+def test_the_dict_that_reads_look_into_is_replaced_only_where_all_is_dropped() -> None:
     table = table_of(Row(1))
-    live = table.live
-    table.clear()
+    live, hot = table.live, table.hot
     table.put(2, Row(2), stamp(1, 0))
     table.bury(2, stamp(1, 1))
     assert table.live is live
+    hot[1] = live[1]
+    table.clear()
+    assert not table.live
+    assert not table.hot
+    assert not table.dead
+    assert table.live is not live
+    assert table.hot is hot
+
+
+def test_what_was_held_is_left_for_somebody_to_let_go() -> None:
+    table = table_of(*map(Row, range(5)))
+    table.bury(4, stamp(1, 1))
+    live, dead = table.live, table.dead
+    table.clear()
+    assert table.dropped[:2] == [live, dead]
+    assert sum(map(len, table.dropped[2:])) == 5
+    table.clear()
+    assert sum(map(len, table.dropped)) == 10
 
 
 def test_an_entity_without_bytes_changes_nothing() -> None:
