@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+import traceback
 from types import ModuleType
 from typing import Final
 
@@ -63,6 +64,8 @@ def main() -> int:
             found[name] = asyncio.run(BENCHMARKS.get(name, check).run(given))
         except Mistake as mistake:
             print(f"  no figures: {mistake}", file=sys.stderr)
+        except Exception:  # nor does that cost what the others have found
+            traceback.print_exc()
     if arguments.json:
         figures |= found if arguments.name == "all" else found.get(arguments.name, {})
         print(json.dumps(figures))

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--rows": (10_000, "rows"),
             "--rounds": (3, "starts over each broker"),
         },
+        nodes=2,
     )
 
 

@@ -27,7 +27,7 @@ SECONDS: Final = 5.0
 
 def payload(number: int, size: int) -> bytes:
     """What is carried for the message with this number: as long as one of ours."""
-    return b"%d " % number + b"x" * (size - len(b"%d " % number))
+    return (b"%d " % number).ljust(size, b"x")
 
 
 async def versions(kind: str, url: str) -> dict[str, str]:

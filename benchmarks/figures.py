@@ -81,7 +81,7 @@ def machine() -> dict[str, object]:
 
 
 def _rounded(number: float) -> float:
-    """To three digits, and at least two after the point where there are any."""
+    """To three digits, or to a whole number where that has more."""
     return float(f"{number:.3g}") if number < 100 else round(number)
 
 

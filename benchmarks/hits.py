@@ -29,7 +29,7 @@ ROWS: Final = 1_000
 """Held by each side, and asked for in turn."""
 
 TTL: Final = 3_600.0
-"""Seconds: on demand every hit looks whether it is over."""
+"""Seconds. On demand a hit looks whether it is over, unless one of the same row has done so in the last second."""
 
 ROUND_SECONDS: Final = 0.02
 

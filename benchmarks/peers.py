@@ -6,12 +6,11 @@ Of a peer with several ways to the same row each is a candidate, and its fastest
 from __future__ import annotations
 
 import importlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final, TypeAlias
-
-import redis.asyncio
 
 __all__ = ["PEERS", "Getter", "over_redis", "peer"]
 
@@ -90,10 +89,13 @@ async def peer(name: str, rows: Mapping[int, object]) -> tuple[str, dict[str, Ge
 
 @asynccontextmanager
 async def over_redis(url: str, rows: Mapping[int, bytes]) -> AsyncIterator[Getter]:
-    """A row's bytes by GET, from a server that holds them."""
+    """A row's bytes by GET, from a server that holds them while this lasts."""
+    import redis.asyncio
+
+    prefix = f"bench-{secrets.token_hex(4)}"
     async with redis.asyncio.Redis.from_url(url) as client:
-        await client.mset({f"bench:{key}": content for key, content in rows.items()})
-        names = {key: f"bench:{key}" for key in rows}
+        names = {key: f"{prefix}:{key}" for key in rows}
+        await client.mset({names[key]: content for key, content in rows.items()})
 
         async def get(key: int) -> object:
             return await client.get(names[key])

@@ -11,11 +11,12 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from imperfect_dollop import FunctionSource, Node, Repository
 from imperfect_dollop.broker import Broker
 from imperfect_dollop.brokers.memory import MemoryBroker
+from imperfect_dollop.session import Session
 
 from .copies import right
 from .counting import Counting
@@ -34,7 +35,7 @@ LOOK_SECONDS: Final = 0.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    add_numbers(parser, {"--rows": (1_000_000, "rows")})
+    add_numbers(parser, {"--rows": (1_000_000, "rows")}, rows=10 * WRONG)
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:
@@ -85,30 +86,30 @@ def _repository(count: int) -> Repository[int, Row]:
 
 def _spoil(repository: Repository[int, Row], number: int) -> None:
     """Another content than anybody has written, which nothing has told of."""
-    session = repository._session
-    assert session is not None
-    table = session.replica.table
+    table = _session(repository).replica.table
     table.put(number, Row(number, "Nobody", "Nowhere", 0, 1), table.stamp(number))
 
 
 async def _agreed(donor: Repository[int, Row], joiner: Repository[int, Row], count: int) -> None:
     """Until both have all rows, and know it."""
-    roots = [_root(each) for each in (donor, joiner)]
-    async with asyncio.timeout(REPAIR_SECONDS):
-        # The row that makes them equal is one of many, and nobody is told of it.
-        while roots[0]() != roots[1]() or not all(map(_clean, (donor, joiner))):  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_SECONDS)
+    both = _session(donor), _session(joiner)
+
+    def agreed() -> bool:
+        roots = {session.replica.table.root for session in both}
+        return len(roots) == 1 and all(session.upkeep.clean for session in both)
+
+    try:
+        async with asyncio.timeout(REPAIR_SECONDS):
+            # The row that makes them equal is one of many, and nobody is told of it.
+            while not agreed():  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError as error:
+        raise Mistake(f"the copies are not equal after {REPAIR_SECONDS:g} s") from error
     if not right(donor, count) or not right(joiner, count):
         raise Mistake("the copies are equal, and wrong")
 
 
-def _root(repository: Repository[int, Row]) -> Any:
+def _session(repository: Repository[int, Row]) -> Session[int, Row]:
     session = repository._session
     assert session is not None
-    return lambda: session.replica.table.root
-
-
-def _clean(repository: Repository[int, Row]) -> bool:
-    session = repository._session
-    assert session is not None
-    return session.upkeep.clean
+    return session

@@ -51,7 +51,7 @@ ON_PAPER: Final = (100, 300, 1_000)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    add_numbers(parser, {"--most-rows": (ROWS[-1], "rows at most")})
+    add_numbers(parser, {"--most-rows": (ROWS[-1], "rows at most")}, most_rows=ROWS[0])
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:

@@ -8,15 +8,16 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from examples.students.five.processes import LOOPBACK, opens
 from examples.students.five.servers import PrivateServer, RabbitMQ, Redis
 
-from .figures import Skipped
+from .figures import Mistake, Skipped
 
 __all__ = ["BROKERS", "add_numbers", "add_server", "server"]
 
@@ -24,6 +25,12 @@ BROKERS: Final = ("redis", "rabbitmq")
 
 START_SECONDS: Final = 60.0
 """For a server to listen; RabbitMQ takes five on a machine that does nothing else."""
+
+ANSWER_SECONDS: Final = 5.0
+"""For a server that is named."""
+
+SCHEMES: Final = {"redis": "redis", "rabbitmq": "amqp", "postgresql": "postgresql"}
+PORTS: Final = {"redis": 6379, "rabbitmq": 5672, "postgresql": 5432}
 
 SUPERUSER: Final = "postgres"
 """PostgreSQL does not run as root: it is started as this user where we are."""
@@ -98,25 +105,64 @@ def add_server(parser: argparse.ArgumentParser, *kinds: str) -> None:
         parser.add_argument(
             f"--{kind}",
             metavar="URL",
-            default=os.environ.get(variable),
+            default=os.environ.get(variable) or None,
             help=f"the server (${variable}, else one is started)",
         )
 
 
-def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
-    """Options that take a number: of each what it is without being given, and what it counts."""
+def add_numbers(
+    parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]], **least: int
+) -> None:
+    """Options that take a number: of each what it is without being given, and what it counts.
+
+    `least`: what some have to be at least, by their names without dashes; the others 1.
+    """
     for option, (number, text) in numbers.items():
         parser.add_argument(
-            option, type=int, metavar="N", default=number, help=f"{text} (%(default)s)"
+            option,
+            type=_at_least(least.get(option.lstrip("-").replace("-", "_"), 1)),
+            metavar="N",
+            default=number,
+            help=f"{text} (%(default)s)",
         )
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (found := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{found:,} are too few: give {least:,} or more")
+        return found
+
+    return number
+
+
+async def _answering(kind: str, url: str) -> str:
+    """The URL of a server at which somebody listens, as its driver wants it."""
+    parts = urlsplit(url)
+    if not parts.hostname or not parts.scheme.startswith(SCHEMES[kind]):
+        raise Mistake(f"--{kind} takes a URL like {SCHEMES[kind]}://{LOOPBACK}")
+    try:
+        port = parts.port or PORTS[kind]
+        async with asyncio.timeout(ANSWER_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+    except (OSError, ValueError) as error:  # a time-out is one, too
+        why = str(error) or f"no answer in {ANSWER_SECONDS:g} s"
+        raise Mistake(
+            f"{kind}: nobody is at {parts.hostname}: {why}; start it, or leave --{kind} out"
+        ) from error
+    writer.transport.abort()
+    return url if kind != "postgresql" else f"postgresql+asyncpg://{url.partition('://')[2]}"
 
 
 @asynccontextmanager
 async def server(kind: str, arguments: argparse.Namespace) -> AsyncIterator[str]:
-    """The URL of the server of this kind. Raises `Skipped` if none is named, and none can be started."""
+    """The URL of the server of this kind.
+
+    Raises `Skipped` if none is named, and none can be started; `Mistake` if the one that is named does not answer.
+    """
     named: str | None = getattr(arguments, kind)
     if named is not None:
-        yield named
+        yield await _answering(kind, named)
         return
     variable, private = PRIVATE[kind]
     if private.path() is None:

@@ -84,7 +84,6 @@ async def _table(url: str, count: int) -> AsyncIterator[str]:
 
     table = f"bench_{secrets.token_hex(4)}"
     engine = create_async_engine(url)
-    cities = "{" + ",".join(CITIES) + "}"
     try:
         async with engine.begin() as connection:
             await connection.execute(
@@ -99,7 +98,7 @@ async def _table(url: str, count: int) -> AsyncIterator[str]:
                     f" (CAST(:cities AS text[]))[1 + n % {len(CITIES)}], 1990 + n % 30, 1"
                     " FROM generate_series(0, :last) AS n"
                 ),
-                {"cities": cities.strip("{}").split(","), "last": count - 1},
+                {"cities": list(CITIES), "last": count - 1},
             )
         async with engine.connect() as connection:
             await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(

@@ -37,6 +37,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
                 async with copied(url, namespace, arguments.rows, ticks=True) as sides:
                     for name, side in zip(("donor", "joiner"), sides, strict=True):
                         rounds.add(f"{kind} {name}", percentile(side.pauses, 99.9))
+                        rounds.add(f"{kind} {name} ticks", len(side.pauses))
                         rounds.add(f"{kind} {name} longest", max(side.pauses))
     if not kinds:
         raise Mistake("no broker was there")
@@ -47,7 +48,10 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
             figures[f"{kind}_{name}_ms"] = round(rounds.median(f"{kind} {name}"), 1)
             longest = round(rounds.median(f"{kind} {name} longest"), 1)
             figures[f"{kind}_{name}_longest_ms"] = longest
+            ticks = round(rounds.median(f"{kind} {name} ticks"))
+            figures[f"{kind}_{name}_ticks"] = ticks
             print(
                 f"  {kind}, {name}: p99.9 {rounds.median(f'{kind} {name}'):.1f} ms, longest {longest} ms"
+                f" of {ticks:,} ticks"
             )
     return figures

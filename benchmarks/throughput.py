@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--writes": (20_000, "writes of ours in a round"),
             "--messages": (2_000, "messages of the bare driver in a round"),
         },
+        writes=ROWS,
     )
 
 
@@ -109,9 +110,8 @@ async def _compare(kind: str, url: str, arguments: argparse.Namespace) -> Rounds
                 seconds = await _timed(side, work, count, receiver)
                 if number:  # the first is to warm up
                     rounds.add(side, 1e6 * seconds / count)
-        if await receiver.ask(("rows", 0)) != [
-            after(written - ROWS + number) for number in range(ROWS)
-        ]:
+        last = sorted(map(after, range(written - ROWS, written)), key=lambda each: each.id)
+        if await receiver.ask(("rows", 0)) != last:
             raise Mistake(f"{kind}: the receiver does not have the rows that were written")
         stats = repository.stats
         if source.loads != 1 or source.updates != written or stats.events_sent != written:
@@ -127,7 +127,8 @@ async def _timed(
 ) -> float:
     """Seconds from the first of `count` writes until the last has arrived."""
     began = time.monotonic_ns()
-    arriving = asyncio.ensure_future(receiver.ask((side, count), PATIENCE))
+    # It says itself what is missing after that time.
+    arriving = asyncio.ensure_future(receiver.ask((side, count), PATIENCE + 5.0))
     await work(count)
     ended: int | None = await arriving
     if ended is None:
