@@ -1,11 +1,8 @@
-"""Pictures of what ``python -m benchmarks all --json`` has measured: ``python -m benchmarks.plots FILE [FOLDER]``.
-
-FILE has the JSON object, as its last line. One PNG for each picture goes to FOLDER, by default ``benchmarks/plots``.
-The table of `benchmarks/README.md` is printed.
-"""
+"""Pictures and tables of what ``python -m benchmarks all --json`` has measured: ``python -m benchmarks.plots FILE``."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
@@ -37,6 +34,40 @@ TARGETS: Final = (
 )
 """Benchmark, key, target and words for it; more is better where the key says speedup."""
 
+TIMES: Final = (
+    ("hits", "floor_ns", "ns", "awaited dict lookup"),
+    ("hits", "preload_ns", "ns", "hit"),
+    ("hits", "on_demand_ns", "ns", "hit, on demand"),
+    ("hits", "dict_get_ns", "ns", "`dict.get`"),
+    ("hits", "peek_ns", "ns", "`peek`"),
+    ("hits", "redis_ns", "ns", "`GET` of redis-py"),
+    ("stampede", "floor_ms", "ms", "10,000 tasks that await one future"),
+    ("stampede", "ours_ms", "ms", "10,000 callers who miss one key"),
+    ("propagation", "redis_ours_p50_us", "us", "write to another process over Redis, median"),
+    ("propagation", "redis_ours_p99_us", "us", "the same, p99"),
+    ("propagation", "redis_bare_p50_us", "us", "a message of the bare driver, median"),
+    ("propagation", "rabbitmq_ours_p50_us", "us", "write to another process over RabbitMQ, median"),
+    ("propagation", "rabbitmq_ours_p99_us", "us", "the same, p99"),
+    ("propagation", "rabbitmq_bare_p50_us", "us", "a message of the bare driver, median"),
+    ("throughput", "redis_ours_per_s", "events/s", "written, and applied elsewhere, over Redis"),
+    ("throughput", "redis_bare_per_s", "messages/s", "of the bare driver"),
+    (
+        "throughput",
+        "rabbitmq_ours_per_s",
+        "events/s",
+        "written, and applied elsewhere, over RabbitMQ",
+    ),
+    ("throughput", "rabbitmq_bare_per_s", "messages/s", "of the bare driver"),
+    ("snapshot", "orm_s", "s", "a million rows through the ORM"),
+    ("snapshot", "source_s", "s", "a million rows through `SQLAlchemySource`"),
+    ("snapshot", "redis_s", "s", "a million rows from a sibling, over Redis"),
+    ("snapshot", "rabbitmq_s", "s", "a million rows from a sibling, over RabbitMQ"),
+    ("coldstart", "redis_ready_s", "s", "20 nodes in one process, over Redis"),
+    ("coldstart", "rabbitmq_ready_s", "s", "20 nodes in one process, over RabbitMQ"),
+    ("repair", "repair_s", "s", "100 wrong rows of a million, until they are right"),
+)
+"""Benchmark, key, unit and words for it."""
+
 mpl: Any = importlib.import_module("matplotlib")
 mpl.use("agg")  # no screen is needed
 plt: Any = importlib.import_module("matplotlib.pyplot")
@@ -46,28 +77,53 @@ GOOD, BAD, PLAIN = "#2a7f62", "#c2543b", "#5b7c99"
 Figures = Mapping[str, Any]
 
 
-def main(words: Sequence[str] = sys.argv[1:]) -> int:
-    """Draw all that the file has figures for."""
-    if not 1 <= len(words) <= 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    figures: Figures = json.loads(Path(words[0]).read_text().splitlines()[-1])
-    folder = Path(words[1] if len(words) > 1 else Path(__file__).with_name("plots"))
-    folder.mkdir(exist_ok=True)
-    for name, draw in (("targets", _targets), ("hits", _hits), ("scale", _scale)):
-        picture = draw(figures)
-        picture.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-        plt.close(picture)
-        print(folder / f"{name}.png")
-    print(_table(figures))
+def main() -> int:
+    """Draw what the file has figures for, and print the tables of `benchmarks/README.md`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
+    parser.add_argument("file", type=Path, help="its last line is the JSON object")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path(__file__).with_name("plots"),
+        help="where the pictures go, in the place of those that are there (%(default)s)",
+    )
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    try:
+        figures = _read(arguments.file)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in (("targets", _targets), ("hits", _hits), ("scale", _scale)):
+            if name == "targets" or name in figures:
+                picture = draw(figures)
+                picture.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+                plt.close(picture)
+                print(folder / f"{name}.png")
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    print(f"\n{_table(figures)}\n\n{_times(figures)}")
+    if "scale" in figures:
+        print(f"\n{_costs(figures['scale'])}")
     return 0
+
+
+def _read(file: Path) -> Figures:
+    """What `all --json` has printed. Raises `ValueError` for anything else."""
+    lines = file.read_text().splitlines()
+    try:
+        figures = json.loads(lines[-1])
+        if figures["benchmark"] == "all":
+            return dict(figures)
+    except (LookupError, TypeError, ValueError):
+        pass  # said below
+    raise ValueError(f"{file}: its last line is not what `python -m benchmarks all --json` prints")
 
 
 def _table(figures: Figures) -> str:
     """In Markdown: of each target what was measured, and what the lowest and the highest round were."""
     lines = [
-        "| benchmark | key | measured | lowest to highest round | target | |",
-        "|" + "---|" * 6,
+        "| | benchmark | key | measured | lowest to highest round | target | |",
+        "|" + "---|" * 7,
     ]
     for benchmark, key, target, words in TARGETS:
         found = figures.get(benchmark, {})
@@ -77,8 +133,39 @@ def _table(figures: Figures) -> str:
         rounds = "" if lowest is None else f"{lowest:,g} to {highest:,g}"
         sign = "≥" if "speedup" in key else "≤"
         lines.append(
-            f"| `{benchmark}` | `{key}` | **{found[key]:,g}** | {rounds} | {sign} {target:g} | {words} |"
+            f"| {'✓' if _met(key, found[key], target) else '✗'} | `{benchmark}` | `{key}` | **{found[key]:,g}** |"
+            f" {rounds} | {sign} {target:g} | {words} |"
         )
+    return "\n".join(lines)
+
+
+def _met(key: str, found: float, target: float) -> bool:
+    return found >= target if "speedup" in key else found <= target
+
+
+def _times(figures: Figures) -> str:
+    """In Markdown: what the ratios are of."""
+    lines = ["| benchmark | what | |", "|---|---|---|"]
+    for benchmark, key, unit, words in TIMES:
+        found = figures.get(benchmark, {})
+        if key in found:
+            lines.append(f"| `{benchmark}` | {words} | {found[key]:,g} {unit} |")
+    return "\n".join(lines)
+
+
+def _costs(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """In Markdown: what `scale` has measured, in microseconds of processor time of one node, and bytes."""
+    lines = [
+        "| nodes | rows | repositories | a heartbeat | its bytes | an event | bytes of a lone event |",
+        "|" + "---|" * 7,
+    ]
+    for what in ("nodes", "rows", "repositories"):
+        for each in found[what]:
+            where = " | ".join(f"{each[one]:,.0f}" for one in ("nodes", "rows", "repositories"))
+            lines.append(
+                f"| {where} | {each['heartbeat_us']:.0f} | {each['heartbeat_bytes']:.0f} |"
+                f" {each['event_us']:.0f} | {each['event_bytes']:.0f} |"
+            )
     return "\n".join(lines)
 
 
@@ -90,7 +177,8 @@ def _targets(figures: Figures) -> Any:
             found = figures[benchmark][key]
             times = found / target if "speedup" in key else target / found
             label = f"{found:g} (target {target:g})"
-            bars.append((words, times, label, GOOD if times >= 1 else BAD))
+            good = _met(key, found, target)
+            bars.append((words, times, label, GOOD if good else BAD))
     picture, axes = _bars(bars, begin=1.0, limits=(0.1, 40))
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times as good as the target")
@@ -147,6 +235,11 @@ def _scale(figures: Figures) -> Any:
             axes.plot(across, [each[key] for each in found[what]], marker="o", label=words)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(across, [f"{number:,.0f}" for number in across], fontsize=8)
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter("{x:,.0f}")
+        axes.tick_params(axis="y", which="both", labelsize=7)
         axes.set_xlabel(what)
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel("microseconds of processor time")
