@@ -145,10 +145,11 @@ _AS_THEY_ARE: Final = (bytes, bytearray, dt.datetime)
 """What msgpack has a form of its own for."""
 
 
+_SETS: Final = (msgspec.inspect.SetType, msgspec.inspect.FrozenSetType)
+
 _UNORDERED: Final = (
     msgspec.inspect.AnyType,
-    msgspec.inspect.SetType,
-    msgspec.inspect.FrozenSetType,
+    *_SETS,
     msgspec.inspect.RawType,
 )
 
@@ -186,6 +187,13 @@ def _native(
                 raise ConfigurationError(
                     f"{place} is a {found.cls.__name__}, which cannot be rebuilt from bytes:"
                     " use a built-in type, a dataclass, an attrs class or a Struct"
+                )
+            if isinstance(found, _SETS) and any(
+                isinstance(below, _SETS) for _, below in _types(found.item_type, place)
+            ):
+                raise ConfigurationError(
+                    f"{place} is a set of sets, which have no order of their own, so that equal ones could look"
+                    " different: use sorted tuples inside"
                 )
         decode = msgspec.msgpack.Decoder(entity).decode
         msgspec.json.schema(entity)  # refuses what could only be encoded

@@ -64,8 +64,10 @@ def shape_of_type(
             return [value.name, value.encode_name, value.required, given, part(value.type), default]
         if isinstance(value, tuple):
             return [part(one) for one in value]
-        if isinstance(value, type):
-            return value.__name__
+        if isinstance(value, type) or typing.get_origin(value) is not None:
+            return getattr(
+                value, "__name__", ""
+            )  # of a generic class the arguments are in the types of its fields
         return value
 
     names = node.__struct_fields__

@@ -1,8 +1,7 @@
 """One task that hosts all background tasks of a node, or of a repository that is used alone.
 
 An anyio task group has to be left by the task that entered it, while a node may be entered in one task and left
-in another (pytest-asyncio fixtures and aiohttp's ``cleanup_ctx`` do that). So the group lives in a task of its own,
-the only one that is not itself in a task group.
+in another (pytest-asyncio fixtures and aiohttp's ``cleanup_ctx`` do that). So the group lives in a task of its own.
 """
 
 from __future__ import annotations

@@ -181,7 +181,9 @@ class Table(Generic[K, V]):
         place, before = self._find(key, bucket)
         if before is not None:
             self._count(place, -before.hashed)
-            del self._entries[place][key]
+            del self._entries[place][
+                key
+            ]  # also where it stays: a dict keeps the first spelling of a key
             if place != bucket:  # known by its new spelling from now on
                 self.live.pop(key, None)
         self._count(bucket, hashed)
@@ -193,7 +195,7 @@ class Table(Generic[K, V]):
         entries = self._entries[bucket]
         new = dict(zip(keys, map(_Entry, stamps, hashes), strict=True))
         known = (entries, self.live, self.dead)
-        if len(new) == len(keys) and all(held.keys().isdisjoint(new) for held in known):
+        if all(held.keys().isdisjoint(new) for held in known):
             entries.update(new)
             self._count(bucket, sum(hashes))
         else:

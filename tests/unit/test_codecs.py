@@ -12,7 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import attrs
 import msgspec
@@ -33,6 +33,9 @@ class Colour(enum.Enum):
 class Point(NamedTuple):
     x: int
     y: int
+
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -239,13 +242,27 @@ class WithUnknown:
     id: NobodyKnows  # type: ignore[name-defined]  # noqa: F821
 
 
+@dataclasses.dataclass
+class WithSetOfSets:
+    id: int
+    deep: list[frozenset[tuple[int, frozenset[str]]]]
+
+
 class WithArbitrary(pydantic.BaseModel, arbitrary_types_allowed=True):
     id: Custom
 
 
 @pytest.mark.parametrize(
     "entity",
-    [WithCustom, WithComplex, WithObject, WithAmbiguity, WithUnknown, WithArbitrary],
+    [
+        WithCustom,
+        WithComplex,
+        WithObject,
+        WithAmbiguity,
+        WithUnknown,
+        WithSetOfSets,
+        WithArbitrary,
+    ],
 )
 def test_a_field_that_cannot_be_rebuilt_is_refused_by_name_at_once(entity: type[Any]) -> None:
     with pytest.raises(ConfigurationError, match=entity.__name__):
@@ -412,6 +429,32 @@ class Family(pydantic.BaseModel):
 def test_classes_that_refer_to_themselves_have_a_fingerprint() -> None:
     assert fingerprint(Family) == fingerprint(Family)
     assert fingerprint(Slotted) != fingerprint(Family)
+
+
+@dataclasses.dataclass(frozen=True)
+class Page(Generic[T]):
+    items: tuple[T, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    page: Page[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    page: Page[str]
+
+
+def test_a_field_of_a_generic_class() -> None:
+    codec = EntityCodec(Numbers)
+    numbers = Numbers(Page((1, 2)))
+    assert codec.decode(codec.encode(numbers)) == numbers
+    with pytest.raises(ProtocolError):
+        codec.decode(EntityCodec(Names).encode(Names(Page(("one",)))))
+    assert fingerprint(Numbers) != fingerprint(
+        dataclasses.make_dataclass("Numbers", [("page", Page[str])])
+    )
 
 
 def number_of(order: Order) -> int:
