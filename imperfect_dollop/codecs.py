@@ -285,10 +285,12 @@ class KeyCodec(Generic[K]):
     pass; for any other type the key function's return annotation is needed.
     """
 
-    __slots__ = ("_decode", "_proven")
+    __slots__ = ("_decode", "_last", "_proven")
 
     def __init__(self, key_type: object = None) -> None:
         self._proven: set[type] = set()
+        # The same key is asked for several times in a row, by whatever is to be done for a write or an event.
+        self._last: tuple[object, bytes] = object(), b""
         if key_type in (None, Any, object) or isinstance(key_type, TypeVar):
             self._decode: Callable[[bytes], Any] = _plain_key
             return
@@ -299,6 +301,9 @@ class KeyCodec(Generic[K]):
 
     def encode(self, key: K) -> bytes:
         """Canonical bytes. Raises `InvalidEntityError` for a key that could not be read back."""
+        last, encoded = self._last
+        if key is last:
+            return encoded
         try:
             encoded = _encoder.encode(key)
             if len(encoded) > MAX_KEY:
@@ -308,6 +313,8 @@ class KeyCodec(Generic[K]):
                     raise TypeError("annotate the key, or the key function's return type")
                 if type(key) is not tuple:  # one tuple proves nothing about the next
                     self._proven.add(type(key))
+            if type(key) in _UNCHANGING:
+                self._last = key, encoded
         except (*_UNREADABLE, OverflowError) as error:
             raise InvalidEntityError(f"{in_short(key)} cannot be a key here: {error}") from error
         return encoded
@@ -334,6 +341,10 @@ class KeyCodec(Generic[K]):
         except _UNREADABLE as error:
             raise ProtocolError(f"bytes that are no key: {error}") from error
         return cast("K", key)
+
+
+_UNCHANGING: Final = frozenset({int, str, bytes})
+"""Types of which the same object has the same bytes always."""
 
 
 def in_short(value: object) -> str:

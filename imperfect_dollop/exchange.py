@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from .broker import Link
 from .errors import BrokerUnavailableError, ProtocolError
+from .letting_go import let_go
 from .replica.comparison import Comparison
 from .replica.effects import Effect
 from .replica.messages import Take, encode
@@ -157,6 +158,7 @@ class Joining(Inquiry):
             # Rows of it cannot be told from good ones, so the next attempt starts over.
             self._came_to_nothing("the copy does not add up")
             self._joiner = Joiner(self._replica)
+            await let_go(self._replica.table.dropped)
         return effects
 
 

@@ -187,6 +187,7 @@ class Filling(Generic[K, V]):
     async def _load(self, read: Callable[[], Awaitable[dict[K, V]]], *, known: bool = True) -> None:
         """Take over all rows; unless they are `known` to be the source's, as of no time."""
         replica = self._replica
+        await let_go(replica.table.dropped)  # of a copy of which nothing has come
         load = replica.begin_cold_load(time.time())
         if not known:
             load.began = 0

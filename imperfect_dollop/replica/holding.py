@@ -69,12 +69,12 @@ class Holding(Generic[K, V]):
 
     # -- what is held ----------------------------------------------------------------------------
 
-    def hold(self, key: K, entity: V | None, stamp: Stamp) -> None:
-        """This state, from now on; ``None``: the key is absent."""
+    def hold(self, key: K, entity: V | None, stamp: Stamp, content: bytes | None = None) -> None:
+        """This state, from now on; ``None``: the key is absent. The canonical bytes of the row may be known."""
         if entity is None:
             self.table.bury(key, stamp)
         else:
-            self.table.put(key, entity, stamp)
+            self.table.put(key, entity, stamp, content)
         self._proven.pop(key, None)
 
     def admit(self, key: K, entity: V | None, stamp: Stamp) -> bool:

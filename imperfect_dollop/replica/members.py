@@ -14,7 +14,7 @@ from typing import Final
 
 import xxhash
 
-from .messages import MAX_BEAT_SECONDS, Heartbeat, Phase, RepositoryState
+from .messages import Heartbeat, Phase, RepositoryState
 
 __all__ = ["ALIVE_BEATS", "Member", "Members"]
 
@@ -29,6 +29,10 @@ MAX_MEMBERS: Final = 10_000
 MANY_BEATS: Final = 20_000
 """Heartbeats a second that a broker has to deliver, at most. Each node hears each, so without a bound that would grow
 with the square of their number."""
+
+RAREST: Final = 60.0
+"""Seconds between two heartbeats, at most, however many nodes there are, unless more are asked for; nor is anybody
+waited for who promises less. More than a thousand nodes, or somebody who pretends to be as many, cost the broker more."""
 
 
 class Member:
@@ -149,7 +153,7 @@ class Members:
         self._looked = now
         # Before anybody is dropped, so that who is has been silent for three of these.
         nodes = len(self.alive) + 1
-        self.heartbeat = min(MAX_BEAT_SECONDS, max(self._shortest, nodes * nodes / MANY_BEATS))
+        self.heartbeat = max(self._shortest, min(RAREST, nodes * nodes / MANY_BEATS))
         if stood_still > 0:
             # At most until now: what was heard in the future would be believed for that much longer.
             self._heard = min(now, self._heard + stood_still)
@@ -167,7 +171,7 @@ class Members:
         return gone
 
     def _patience_with(self, member: Member) -> float:
-        silence = ALIVE_BEATS * max(self.heartbeat, member.beat.every)
+        silence = ALIVE_BEATS * max(self.heartbeat, min(RAREST, member.beat.every))
         return silence if member.link == self._link else silence + self._returning
 
     @property

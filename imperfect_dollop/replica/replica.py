@@ -133,7 +133,7 @@ class Replica(Generic[K, V]):
         untouched = self.window.untouched(key, write.load)
         self.window.touch(key)
         if base == held and untouched:
-            self.holding.hold(key, entity, stamp)
+            self.holding.hold(key, entity, stamp, event.content)
             return event, []
         if self.table.same(key, entity):
             self.holding.merge(key, entity, held, stamp)

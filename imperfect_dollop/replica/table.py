@@ -95,10 +95,13 @@ class Table(Generic[K, V]):
         _, entry = self._find(key, self.bucket(key))
         return ABSENT if entry is None else entry.stamp
 
-    def put(self, key: K, entity: V, stamp: Stamp) -> None:
-        """Hold this row. Raises `InvalidEntityError`, and changes nothing, if it has no bytes."""
+    def put(self, key: K, entity: V, stamp: Stamp, content: bytes | None = None) -> None:
+        """Hold this row, of which the canonical bytes may be known.
+
+        Raises `InvalidEntityError`, and changes nothing, if it has none.
+        """
         of_key = key_hash(self._keys.encode(key))
-        hashed = content_hash(of_key, self._rows.encode(entity))
+        hashed = content_hash(of_key, self._rows.encode(entity) if content is None else content)
         self._enter(of_key % BUCKETS, key, stamp, hashed)
         self.dead.pop(key, None)
         self.hot.pop(key, None)
@@ -181,9 +184,8 @@ class Table(Generic[K, V]):
         place, before = self._find(key, bucket)
         if before is not None:
             self._count(place, -before.hashed)
-            del self._entries[place][
-                key
-            ]  # also where it stays: a dict keeps the first spelling of a key
+            # Also where it stays in its bucket: a dict keeps the first spelling of a key.
+            del self._entries[place][key]
             if place != bucket:  # known by its new spelling from now on
                 self.live.pop(key, None)
         self._count(bucket, hashed)

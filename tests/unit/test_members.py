@@ -99,7 +99,20 @@ def test_many_nodes_make_heartbeats_rarer(monkeypatch: pytest.MonkeyPatch) -> No
     assert (members.heartbeat, members.crowded) == (1.0, False)
     monkeypatch.setattr(members_module, "MANY_BEATS", 1e-9)
     members.expire(8.6)
-    assert members.heartbeat == MAX_BEAT_SECONDS
+    assert members.heartbeat == members_module.RAREST
+
+
+def test_nobody_is_waited_for_beyond_the_rarest_heartbeats() -> None:
+    members = Members("me", 1.0)
+    members.heard(beat("b", every=MAX_BEAT_SECONDS), 0.0)
+    patience = 3 * members_module.RAREST
+    for second in range(int(patience) + 1):
+        assert members.expire(float(second)) == {}
+    assert members.expire(patience + 1) == {"b": "name of b"}
+    members = Members("me", 100.0)  # unless this node itself sends them
+    members.heard(beat("b", every=100.0), 0.0)
+    assert members.expire(299.0) == {}
+    assert members.expire(301.0) == {"b": "name of b"}
 
 
 def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
