@@ -32,7 +32,7 @@ with the square of their number."""
 
 RAREST: Final = 60.0
 """Seconds between two heartbeats, at most, however many nodes there are, unless more are asked for; nor is anybody
-waited for who promises less. More than a thousand nodes, or somebody who pretends to be as many, cost the broker more."""
+waited for who promises less. More than a thousand nodes, or who pretends to be as many, cost the broker more."""
 
 
 class Member:
