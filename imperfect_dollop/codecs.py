@@ -285,10 +285,13 @@ class KeyCodec(Generic[K]):
     pass; for any other type the key function's return annotation is needed.
     """
 
-    __slots__ = ("_decode", "_last", "_proven")
+    __slots__ = ("_decode", "_last", "_proven", "one_spelling")
 
     def __init__(self, key_type: object = None) -> None:
         self._proven: set[type] = set()
+        kind = _without_none(key_type)
+        # Whether keys that are equal have the same bytes always.
+        self.one_spelling: bool = any(kind is plain for plain in _UNCHANGING)
         # The same key is asked for several times in a row, by whatever is to be done for a write or an event.
         self._last: tuple[object, bytes] = object(), b""
         if key_type in (None, Any, object) or isinstance(key_type, TypeVar):
@@ -345,6 +348,14 @@ class KeyCodec(Generic[K]):
 
 _UNCHANGING: Final = frozenset({int, str, bytes})
 """Types of which the same object has the same bytes always."""
+
+
+def _without_none(key_type: object) -> object:
+    """The type of a key that is ``None`` until the source gives one."""
+    if typing.get_origin(key_type) not in (typing.Union, types.UnionType):
+        return key_type
+    kinds = [kind for kind in typing.get_args(key_type) if kind is not types.NoneType]
+    return kinds[0] if len(kinds) == 1 else key_type
 
 
 def in_short(value: object) -> str:

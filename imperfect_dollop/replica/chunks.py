@@ -105,6 +105,8 @@ class Rows(NamedTuple, Generic[K, V]):
     keys: list[K]
     of_keys: list[int]
     """Their hashes."""
+    areas: list[int]
+    """Of each the bucket, or the leaf."""
     entities: list[V]
     stamps: list[Stamp]
     contents: list[bytes]
@@ -125,8 +127,8 @@ def live_rows(
         of_keys = replica.table.hashes_of(keys)
     except Exception as error:  # the application's functions, on content from outside
         raise ProtocolError(f"a row without a usable key: {error}") from error
-    _check_buckets(chunk, of_keys, areas)
-    return Rows(keys, of_keys, entities, _stamps_of(chunk, versions, stamps), chunk.live)
+    places = _areas_of(chunk, of_keys, areas)
+    return Rows(keys, of_keys, places, entities, _stamps_of(chunk, versions, stamps), chunk.live)
 
 
 def _stamps_of(chunk: Chunk, versions: list[int], stamps: Stamps) -> list[Stamp]:
@@ -152,14 +154,17 @@ def dead_rows(
     keys = [replica.keys.decode(row.key) for row in chunk.dead]
     stamps = [Stamp(row.version, row.time, _origin(chunk, row.origin)) for row in chunk.dead]
     of_keys = replica.table.hashes_of(keys)
-    _check_buckets(chunk, of_keys, areas)
+    _areas_of(chunk, of_keys, areas)
     return list(zip(keys, of_keys, stamps, strict=True))
 
 
-def _check_buckets(chunk: Chunk, of_keys: list[int], areas: int) -> None:
-    strangers = {of_key % areas for of_key in of_keys}.difference(chunk.buckets)
+def _areas_of(chunk: Chunk, of_keys: list[int], areas: int) -> list[int]:
+    """The bucket, or the leaf, of each; one of those that the chunk has."""
+    places = [of_key % areas for of_key in of_keys]
+    strangers = set(places).difference(chunk.buckets)
     if strangers:
         raise ProtocolError(f"a row of bucket {min(strangers)} in a chunk of others")
+    return places
 
 
 def _origin(chunk: Chunk, number: int) -> str:

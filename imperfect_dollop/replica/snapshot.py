@@ -255,7 +255,7 @@ class Joiner(Generic[K, V]):
         rows, dead = live_rows(replica, chunk, self._stamps), dead_rows(replica, chunk)
         try:
             replica.table.put_all(
-                rows.keys, rows.of_keys, rows.entities, rows.stamps, rows.contents
+                rows.keys, rows.of_keys, rows.areas, rows.entities, rows.stamps, rows.contents
             )
         except InvalidEntityError as error:
             raise ProtocolError(str(error)) from error

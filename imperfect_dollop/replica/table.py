@@ -37,6 +37,9 @@ ALL_LEAVES: Final = BUCKETS * LEAVES
 MAX_TOMBSTONES: Final = 100_000
 """Deleted keys remembered at most; about 20 MB."""
 
+FIRST: Final = 8
+"""Rows of a chunk that are encoded together at first; then half of those for which there may be room."""
+
 MASK: Final = 2**64 - 1
 
 _BUCKETS: Final = struct.Struct(f">{BUCKETS}Q")
@@ -63,6 +66,7 @@ class Table(Generic[K, V]):
     __slots__ = (
         "_entries",
         "_keys",
+        "_one_spelling",
         "_rows",
         "buckets",
         "dead",
@@ -76,6 +80,7 @@ class Table(Generic[K, V]):
     def __init__(self, keys: KeyCodec[K], rows: EntityCodec[V]) -> None:
         self._keys = keys
         self._rows = rows
+        self._one_spelling = keys.one_spelling
         self.live: dict[K, V] = {}
         # Rows of which a reader has found out all there is to consider; whoever puts them here says for how long that
         # holds. Never another object than the one that is live.
@@ -111,6 +116,7 @@ class Table(Generic[K, V]):
         self,
         keys: list[K],
         of_keys: list[int],
+        buckets: list[int],
         entities: list[V],
         stamps: list[Stamp],
         contents: list[bytes],
@@ -130,7 +136,7 @@ class Table(Generic[K, V]):
             raise InvalidEntityError("two rows with the same key")
         hashes = content_hashes(of_keys, contents)
         end = 0
-        for bucket, together in itertools.groupby([of_key % BUCKETS for of_key in of_keys]):
+        for bucket, together in itertools.groupby(buckets):
             begin, end = end, end + len(list(together))
             self._enter_all(bucket, keys[begin:end], stamps[begin:end], hashes[begin:end])
         for held in (self.dead, self.hot):
@@ -174,7 +180,7 @@ class Table(Generic[K, V]):
         Keys that are equal may have other bytes, like the decimals 2 and 2.00 or, where any type passes, 1 and True.
         """
         entry = self._entries[bucket].get(key)
-        if entry is None and (key in self.live or key in self.dead):
+        if entry is None and not self._one_spelling and (key in self.live or key in self.dead):
             for place, entries in enumerate(self._entries):
                 if key in entries:
                     return place, entries[key]
@@ -196,7 +202,7 @@ class Table(Generic[K, V]):
     ) -> None:
         entries = self._entries[bucket]
         new = dict(zip(keys, map(_Entry, stamps, hashes), strict=True))
-        known = (entries, self.live, self.dead)
+        known = (entries,) if self._one_spelling else (entries, self.live, self.dead)
         if all(held.keys().isdisjoint(new) for held in known):
             entries.update(new)
             self._count(bucket, sum(hashes))
@@ -246,13 +252,17 @@ class Table(Generic[K, V]):
         And the first key, if there is one among these, whose row somebody has changed in place (see `content`).
         """
         contents: list[bytes] = []
-        left = room
+        left, some = room, FIRST
         with contextlib.suppress(Exception):  # of the one that it is about this is said below
-            for content in self._rows.encode_all(map(self.live.__getitem__, keys)):
-                contents.append(content)
-                left -= len(content)
-                if left <= 0:
-                    break
+            encoded = self._rows.encode_all(map(self.live.__getitem__, keys))
+            while left > 0 and (more := list(itertools.islice(encoded, some))):
+                lengths = list(map(len, more))
+                if sum(lengths) >= left:  # those that are one too many have been encoded in vain
+                    totals = itertools.accumulate(lengths)
+                    more = more[: 1 + sum(1 for _ in itertools.takewhile(left.__gt__, totals))]
+                contents += more
+                left -= sum(lengths)
+                some = max(1, left * len(contents) // (2 * (room - left)))
             read = keys[: len(contents)]
             of_keys = self.hashes_of(read)
             entries = list(map(self._entries[of_keys[0] % BUCKETS].__getitem__, read))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Optional, TypeVar
 
 import attrs
 import msgspec
@@ -570,6 +570,26 @@ def test_a_key_that_would_not_come_back_is_refused(key: Any) -> None:
     codec: KeyCodec[Any] = KeyCodec()
     with pytest.raises(InvalidEntityError):
         codec.encode(key)
+
+
+@pytest.mark.parametrize(
+    ("key_type", "one"),
+    [
+        (int, True),
+        (str, True),
+        (int | None, True),
+        (Optional[bytes], True),  # noqa: UP045
+        (None, False),
+        (Any, False),
+        (float, False),
+        (decimal.Decimal, False),
+        (tuple[int], False),
+        (int | float, False),
+        (dict[str, list[int]], False),
+    ],
+)
+def test_of_which_keys_equal_ones_have_the_same_bytes(key_type: object, one: bool) -> None:
+    assert KeyCodec(key_type).one_spelling is one
 
 
 def test_one_good_tuple_proves_nothing_about_the_next() -> None:

@@ -214,7 +214,10 @@ def test_keys_that_are_equal_and_have_other_bytes_are_one(steps: list[tuple[str,
                 table.put(key, price, own)
             else:
                 content = PRICES.encode(price)
-                table.put_all([key], table.hashes_of([key]), [price], [own], [content])
+                of_key = table.hashes_of([key])[0]
+                table.put_all(
+                    [key], [of_key], [of_key % table_module.BUCKETS], [price], [own], [content]
+                )
             live[key], stamps[key] = price, own
         elif what == "bury":
             table.bury(key, own)
@@ -272,6 +275,7 @@ def test_two_rows_of_one_key_are_not_put_in_together() -> None:
     keys, contents = [row.id for row in rows], [PRICES.encode(row) for row in rows]
     of_keys = table.hashes_of(keys)
     assert of_keys[0] != of_keys[1]
+    places = [of_key % table_module.BUCKETS for of_key in of_keys]
     with pytest.raises(InvalidEntityError, match="same key"):
-        table.put_all(keys, of_keys, rows, [stamp(1, 0)] * 2, contents)
+        table.put_all(keys, of_keys, places, rows, [stamp(1, 0)] * 2, contents)
     assert (table.root, list(table.known()), table.live) == (0, [], {})
