@@ -44,8 +44,8 @@ LONGEST_PAUSE: Final = 5.0
 BEAT_SPACING: Final = 0.05
 """Seconds between two heartbeats, at least: well below the time for which a newcomer waits for them."""
 
-CROWD_SPACING: Final = 10
-"""Where there are many nodes, how many heartbeats one of them sends at most instead of one, if it has much to tell."""
+MOST_BEATS: Final = 10
+"""Heartbeats that a node may send instead of one, if it has much to tell, also where that is more than is bearable."""
 
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
@@ -98,7 +98,7 @@ class Membership:
         self._first_beat = 1  # of this link
         self._beat_due = 0.0
         self._beaten = 0.0  # monotonic, when the last heartbeat was made
-        self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)  # where there are few
+        self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)
         self._leaving = False
         self._crowd = False  # whether it was said that there are many
         self._work = anyio.Event()
@@ -141,9 +141,8 @@ class Membership:
 
         At once, unless the last heartbeat is only just gone: when a fleet starts, one answers many newcomers.
         """
-        crowded = self.members.crowded
-        spacing = self.heartbeat / CROWD_SPACING if crowded else self._beat_spacing
-        self._beat_due = min(self._beat_due, self._beaten + spacing)
+        bearable = min(self.members.bearable, self.heartbeat / MOST_BEATS)
+        self._beat_due = min(self._beat_due, self._beaten + max(self._beat_spacing, bearable))
         self._work.set()
 
     async def news(self, timeout: float) -> None:

@@ -86,6 +86,12 @@ class Members:
         return ALIVE_BEATS * self.heartbeat
 
     @property
+    def bearable(self) -> float:
+        """Seconds between two heartbeats of each node that the broker can deliver without effort."""
+        nodes = len(self.alive) + 1
+        return nodes * nodes / MANY_BEATS
+
+    @property
     def crowded(self) -> bool:
         """Whether there are so many that heartbeats come less often."""
         return self.heartbeat > self._shortest
@@ -152,8 +158,7 @@ class Members:
         stood_still = now - self._looked - 2 * self.heartbeat
         self._looked = now
         # Before anybody is dropped, so that who is has been silent for three of these.
-        nodes = len(self.alive) + 1
-        self.heartbeat = max(self._shortest, min(RAREST, nodes * nodes / MANY_BEATS))
+        self.heartbeat = max(self._shortest, min(RAREST, self.bearable))
         if stood_still > 0:
             # At most until now: what was heard in the future would be believed for that much longer.
             self._heard = min(now, self._heard + stood_still)
