@@ -113,7 +113,7 @@ async def rejected(node: Worker) -> int:
 
 
 async def test_garbage_forged_and_recorded_messages(crew: Crew, server: Server) -> None:
-    await crew.rows.seed(KEYS)
+    await crew.rows.seed(KEYS + 1)  # the last of which is not among those that are written, and deleted
     nodes = await crew.start(2, keys=KEYS, secret=SECRET)
     recorded: list[bytes] = []
 
@@ -125,7 +125,7 @@ async def test_garbage_forged_and_recorded_messages(crew: Crew, server: Server) 
         await crew.more_writes(10)
         await crew.stop_writing()
         (leaver,) = await crew.start(1, keys=KEYS, secret=SECRET)
-        await leaver.update(1)
+        await leaver.update(KEYS)
         await crew.converged()
         await leaver.leave()
         await crew.all_see_all()
