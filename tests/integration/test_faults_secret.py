@@ -113,7 +113,8 @@ async def rejected(node: Worker) -> int:
 
 
 async def test_garbage_forged_and_recorded_messages(crew: Crew, server: Server) -> None:
-    await crew.rows.seed(KEYS + 1)  # the last of which is not among those that are written, and deleted
+    # The last row is not among those that are written at random, and deleted.
+    await crew.rows.seed(KEYS + 1)
     nodes = await crew.start(2, keys=KEYS, secret=SECRET)
     recorded: list[bytes] = []
 
