@@ -18,7 +18,7 @@ from typing import Final, cast
 from imperfect_dollop import FunctionSource, Node, Repository
 from imperfect_dollop.broker import Broker
 from imperfect_dollop.brokers.memory import MemoryBroker
-from imperfect_dollop.replica.members import MANY_BEATS
+from imperfect_dollop.replica.members import interval
 
 from .counting import Counting
 from .figures import Mistake
@@ -86,7 +86,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _computed(measured: dict[str, float], nodes: int) -> dict[str, float]:
     """Each node hears each: the work of one grows with their number, that of the broker with its square."""
-    beat = max(BEAT_SECONDS, nodes * nodes / MANY_BEATS)
+    beat = interval(nodes, BEAT_SECONDS)
     return {
         "nodes": nodes,
         "heartbeat_seconds": beat,
@@ -138,7 +138,8 @@ async def _measured(nodes: int, rows: int, repositories: int) -> dict[str, float
             raise Mistake(f"the last event has not come everywhere in {PATIENCE:g} s") from error
         seconds = time.monotonic() - began
         work = time.process_time() - spent - idle * seconds
-        events = broker.messages - messages - seconds * nodes / BEAT_SECONDS
+        others = seconds * nodes / BEAT_SECONDS  # heartbeats
+        events = broker.messages - messages - others
         for each in fleet[1:]:
             if each[0].stats.applied < WRITES:
                 raise Mistake(f"{each[0].stats.applied} of {WRITES} events were applied")
@@ -149,7 +150,7 @@ async def _measured(nodes: int, rows: int, repositories: int) -> dict[str, float
             "heartbeat_us": 1e6 * idle * IDLE_SECONDS / (beats * nodes),
             "heartbeat_bytes": beat_bytes,
             "event_us": 1e6 * work / (WRITES * nodes),
-            "event_bytes": (broker.bytes - before - seconds * nodes * beat_bytes) / events,
+            "event_bytes": (broker.bytes - before - others * beat_bytes) / events,
         }
 
 

@@ -143,7 +143,7 @@ class Joining(Inquiry):
 
     async def _take(self, link: Link) -> list[Effect] | None:
         joiner = self._joiner
-
+        await let_go(self._replica.table.dropped)  # of an attempt that came to nothing
         if not await self._ask(link, joiner.take, buckets=joiner.begin(self.address, self.donor)):
             return None
         with anyio.move_on_after(CATCH_UP_SECONDS):
@@ -158,7 +158,6 @@ class Joining(Inquiry):
             # Rows of it cannot be told from good ones, so the next attempt starts over.
             self._came_to_nothing("the copy does not add up")
             self._joiner = Joiner(self._replica)
-            await let_go(self._replica.table.dropped)
         return effects
 
 

@@ -24,7 +24,7 @@ from .errors import BrokerUnavailableError, ClosedError, ProtocolError
 from .freshness import Backoff
 from .pipeline import Outgoing, Pipeline
 from .replica.counts import MESSAGE_REASONS
-from .replica.members import Members
+from .replica.members import Members, bearable
 from .replica.messages import Ask, Events, Heartbeat, Phase, Refuse, Take, decode, encode
 from .replica.seal import Seal
 from .sealed import SealedLink
@@ -141,8 +141,8 @@ class Membership:
 
         At once, unless the last heartbeat is only just gone: when a fleet starts, one answers many newcomers.
         """
-        bearable = min(self.members.bearable, self.heartbeat / MOST_BEATS)
-        self._beat_due = min(self._beat_due, self._beaten + max(self._beat_spacing, bearable))
+        pause = min(bearable(self.members.nodes), self.heartbeat / MOST_BEATS)
+        self._beat_due = min(self._beat_due, self._beaten + max(self._beat_spacing, pause))
         self._work.set()
 
     async def news(self, timeout: float) -> None:
@@ -286,7 +286,7 @@ class Membership:
                 "%s: with %d nodes heartbeats come every %.1f s or less often, so that the broker can deliver them;"
                 " what is noticed by them is noticed as much later",
                 self.name,
-                len(self.members.alive) + 1,
+                self.members.nodes,
                 self.heartbeat,
             )
         for origin, name in gone.items():

@@ -16,7 +16,7 @@ import xxhash
 
 from .messages import Heartbeat, Phase, RepositoryState
 
-__all__ = ["ALIVE_BEATS", "Member", "Members"]
+__all__ = ["ALIVE_BEATS", "Member", "Members", "bearable", "interval"]
 
 ALIVE_BEATS: Final = 3
 """Heartbeats that may be missing before a member counts as gone."""
@@ -33,6 +33,16 @@ with the square of their number."""
 RAREST: Final = 60.0
 """Seconds between two heartbeats, at most, however many nodes there are, unless more are asked for; nor is anybody
 waited for who promises less. More than a thousand nodes, or who pretends to be as many, cost the broker more."""
+
+
+def bearable(nodes: int) -> float:
+    """Seconds between two heartbeats of each of so many nodes that a broker can deliver without effort."""
+    return nodes * nodes / MANY_BEATS
+
+
+def interval(nodes: int, shortest: float) -> float:
+    """Seconds between two heartbeats of each of so many nodes, of which none sends more than one in `shortest`."""
+    return max(shortest, min(RAREST, bearable(nodes)))
 
 
 class Member:
@@ -86,10 +96,9 @@ class Members:
         return ALIVE_BEATS * self.heartbeat
 
     @property
-    def bearable(self) -> float:
-        """Seconds between two heartbeats of each node that the broker can deliver without effort."""
-        nodes = len(self.alive) + 1
-        return nodes * nodes / MANY_BEATS
+    def nodes(self) -> int:
+        """How many there are, this one included."""
+        return len(self.alive) + 1
 
     @property
     def crowded(self) -> bool:
@@ -158,7 +167,7 @@ class Members:
         stood_still = now - self._looked - 2 * self.heartbeat
         self._looked = now
         # Before anybody is dropped, so that who is has been silent for three of these.
-        self.heartbeat = max(self._shortest, min(RAREST, self.bearable))
+        self.heartbeat = interval(self.nodes, self._shortest)
         if stood_still > 0:
             # At most until now: what was heard in the future would be believed for that much longer.
             self._heard = min(now, self._heard + stood_still)

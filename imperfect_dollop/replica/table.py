@@ -66,7 +66,6 @@ class Table(Generic[K, V]):
     __slots__ = (
         "_entries",
         "_keys",
-        "_one_spelling",
         "_rows",
         "buckets",
         "dead",
@@ -80,7 +79,6 @@ class Table(Generic[K, V]):
     def __init__(self, keys: KeyCodec[K], rows: EntityCodec[V]) -> None:
         self._keys = keys
         self._rows = rows
-        self._one_spelling = keys.one_spelling
         self.live: dict[K, V] = {}
         # Rows of which a reader has found out all there is to consider; whoever puts them here says for how long that
         # holds. Never another object than the one that is live.
@@ -180,7 +178,7 @@ class Table(Generic[K, V]):
         Keys that are equal may have other bytes, like the decimals 2 and 2.00 or, where any type passes, 1 and True.
         """
         entry = self._entries[bucket].get(key)
-        if entry is None and not self._one_spelling and (key in self.live or key in self.dead):
+        if entry is None and not self._keys.one_spelling and (key in self.live or key in self.dead):
             for place, entries in enumerate(self._entries):
                 if key in entries:
                     return place, entries[key]
@@ -202,7 +200,7 @@ class Table(Generic[K, V]):
     ) -> None:
         entries = self._entries[bucket]
         new = dict(zip(keys, map(_Entry, stamps, hashes), strict=True))
-        known = (entries,) if self._one_spelling else (entries, self.live, self.dead)
+        known = (entries,) if self._keys.one_spelling else (entries, self.live, self.dead)
         if all(held.keys().isdisjoint(new) for held in known):
             entries.update(new)
             self._count(bucket, sum(hashes))

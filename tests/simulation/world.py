@@ -127,7 +127,7 @@ class World:
         self.broken: list[BrokenPromiseError] = []  # as seen in a task, which nobody waits for
         self.excuses: list[str] = []  # why only a refresh can find what is wrong
         # Who has vanished is counted for a while beside who comes for it.
-        self.beat = max(plan.heartbeat, (2 * plan.nodes) ** 2 / _many_beats(plan))
+        self.beat = members.interval(2 * plan.nodes, plan.heartbeat)
         self.began = loop.now
         self.taken: list[bytes] = []  # messages, for whoever repeats them
         self.seen: set[str] = set()

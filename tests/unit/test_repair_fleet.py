@@ -308,6 +308,17 @@ async def test_a_sender_that_does_not_answer_is_asked_again_and_then_copies_are_
 # -- more than the sender has ----------------------------------------------------------------------
 
 
+async def write_unheard(
+    broker: Tap, writer: Member, deaf: Member, source: SchoolSource, *keys: int
+) -> None:
+    """Updates, each a message of its own, of which one node gets none."""
+    broker.lose(deaf)
+    for key in keys:
+        await writer.repository.update(vary(source.rows[key]))
+        await asyncio.sleep(0.01)
+    broker.drops = lambda node, message: False
+
+
 @clockwork
 async def test_what_the_sender_has_no_longer_is_found_by_comparing_with_a_sibling() -> None:
     source = SchoolSource(*students(5_000))
@@ -317,11 +328,7 @@ async def test_what_the_sender_has_no_longer_is_found_by_comparing_with_a_siblin
         async with fleet(broker, [source] * 3) as members:
             whole = max(one.repository.stats.snapshot_bytes for one in members)
             counts, (one, _, other) = Counts(members), members
-            broker.lose(other)
-            for key in (7, 1_700, 4_900):
-                await one.repository.update(vary(source.rows[key]))
-                await asyncio.sleep(0.01)
-            broker.drops = lambda node, message: False
+            await write_unheard(broker, one, other, source, 7, 1_700, 4_900)
             await until(lambda: equal(members, source), 3 * HEARTBEAT)
             assert counts.reads == (0, 0)
             assert (counts.comparisons, counts.mended, counts.repairs) == (1, 3, 1)
@@ -351,11 +358,7 @@ async def test_a_sibling_that_comes_to_vouch_for_its_copy_between_two_answers_is
     async with fleet(broker, [source] * 2) as members:
         counts, (one, other) = Counts(members), members
         hesitates_towards.append(origin_of(other))
-        broker.lose(other)
-        for key in (7, 17, 49):
-            await one.repository.update(vary(source.rows[key]))
-            await asyncio.sleep(0.01)
-        broker.drops = lambda node, message: False
+        await write_unheard(broker, one, other, source, 7, 17, 49)
         await until(lambda: equal(members, source), 4 * HEARTBEAT)
         takes = [take for take in broker.sent(Take) if isinstance(take, Take)]
         asked = [take for take in takes if take.digests and take.origin == origin_of(other)]
