@@ -114,6 +114,22 @@ class EntityCodec(Generic[V]):
                 " be sent this entity"
             ) from error
 
+    def verify(self, entity: V) -> bytes:
+        """Canonical bytes of an entity, once they are known to give an equal entity back.
+
+        Raises `InvalidEntityError`, which names what differs, for an entity that a sibling would hold differently.
+        """
+        content = self.encode(entity)
+        try:
+            copy = self.decode(content)
+        except ProtocolError as error:
+            raise InvalidEntityError(
+                f"{in_short(entity)} cannot be rebuilt from its bytes: {error}"
+            ) from error
+        if copy != entity or self.encode(copy) != content:
+            raise InvalidEntityError(f"a copy of {in_short(entity)} would be {in_short(copy)}")
+        return content
+
     def encode_all(self, entities: Iterable[V]) -> Iterator[bytes]:
         """As `encode`, of one after the other, and quicker. Raises whatever is wrong with one of them.
 

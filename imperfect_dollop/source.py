@@ -18,6 +18,7 @@ raises `ConfigurationError`. `key` and `version` are what the repository was giv
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import (
     AsyncIterable,
@@ -32,7 +33,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from .errors import ConfigurationError, InvalidEntityError
 
-__all__ = ["SOURCE_VERBS", "FunctionSource", "Source", "verbs"]
+__all__ = ["SOURCE_VERBS", "FunctionSource", "Source", "UnreadableRow", "verbs"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -43,6 +44,20 @@ SOURCE_VERBS: Final = ("load", "load_many", "load_all", "create", "update", "del
 
 CHUNK_ROWS: Final = 1_000
 """Rows handed on at a time where a source has them all at once: under a millisecond of work."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """A row that the source has and cannot make an entity of.
+
+    A source returns or yields one in place of the entity, from `Source.load`, `Source.load_many` and
+    `Source.load_all`, so that one bad row does not fail the whole read. The repository quarantines the key.
+    """
+
+    key: Any
+    """The key of the row, or ``None`` where the key cannot be read either."""
+    reason: str
+    """What is wrong with the row. The text depends on nothing but the row: no memory address, no time."""
 
 
 class Source(Protocol[K_contra, V]):
