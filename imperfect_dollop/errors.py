@@ -8,11 +8,14 @@ never let through bare: it is the ``__cause__`` of one of these.
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 __all__ = [
     "BrokerUnavailableError",
     "ClosedError",
     "ConfigurationError",
     "ConflictError",
+    "ConflictReason",
     "DollopError",
     "EntityExistsError",
     "EntityNotFoundError",
@@ -58,8 +61,29 @@ class EntityExistsError(DollopError):
     """`create` of a key that the source already has."""
 
 
+ConflictReason: TypeAlias = Literal[
+    "version", "unique", "foreign key", "deadlock", "serialization", "other"
+]
+
+
 class ConflictError(DollopError):
-    """The source refused a write: the row has another version, or a constraint forbids it."""
+    """The source refused a write, and has stored nothing of it.
+
+    `reason` says why:
+
+    ``"version"``
+        The row has another version than the one to replace. Read the row again, and apply the change to that.
+    ``"unique"``, ``"foreign key"``
+        The constraint that forbids the write. The same write fails again.
+    ``"deadlock"``, ``"serialization"``
+        A transaction at the same time was preferred. The same write may succeed when it is tried again.
+    ``"other"``
+        Another constraint, a trigger, or a view that takes no such write; for a source that gives no reason, any.
+    """
+
+    def __init__(self, *args: object, reason: ConflictReason = "other") -> None:
+        super().__init__(*args)
+        self.reason: ConflictReason = reason
 
 
 class SourceUnavailableError(DollopError):

@@ -356,6 +356,7 @@ class Call(Generic[R]):
             if str(error).startswith(self._name):
                 raise
             named = type(error)(f"{self._name}: {error}")
+            named.__dict__.update(error.__dict__)  # such as the reason of a ConflictError
             raise named from error.__cause__
         except BaseException as error:
             # Cancelled from within, not by us; or what is no `Exception`, as of a panic in Rust. It ended a task of its
