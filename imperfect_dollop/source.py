@@ -84,7 +84,11 @@ class Source(Protocol[K_contra, V]):
         ...
 
     async def update(self, entity: V, /) -> V:
-        """Replace; returns the row as stored, with its new version."""
+        """Replace; returns the row as stored, with its new version.
+
+        ``None`` says that the row is stored and is no longer one of this source's rows, as where a column marks it as
+        deleted: for the repository this is a delete.
+        """
         ...
 
     async def delete(self, key: K_contra, version: int | None, /) -> None:

@@ -126,6 +126,10 @@ class Writer(Generic[K, V]):
 
         def end(call: Call[V], write: Write) -> _Done[K, V]:
             stored = self._result(what, key, call)
+            if stored is None and kind is Kind.UPDATE and key is not None:
+                # The source has stored the row and no longer counts it among its rows.
+                event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
+                return _Done(key, entity, event, effects)
             stored_key = self._check_stored(stored, key, what)
             try:
                 stored = self._keep(stored)
