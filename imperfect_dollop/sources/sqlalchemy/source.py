@@ -16,33 +16,36 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final, Generic, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
 import anyio
 from sqlalchemy import (
+    JSON,
     Column,
     ColumnElement,
+    Insert,
+    Integer,
     Table,
+    Text,
+    Uuid,
+    case,
     delete,
     insert,
     literal,
+    null,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.exc import (
-    ArgumentError,
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    SQLAlchemyError,
-    StatementError,
-)
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import Pool, StaticPool
+from sqlalchemy.types import TypeDecorator
 
 from ...errors import (
     ConfigurationError,
@@ -53,6 +56,9 @@ from ...errors import (
     InvalidEntityError,
     SourceUnavailableError,
 )
+from ...source import UnreadableRow
+from .column_types import key_type_of, takes_key
+from .failures import Stage, is_stale_plan, translated
 from .mapping import (
     Attribute,
     arguments_of,
@@ -62,11 +68,13 @@ from .mapping import (
     struct_of,
     version_of,
 )
+from .reading import RowReader, key_of
 
 __all__ = ["SQLAlchemySource"]
 
 V = TypeVar("V")
 B = TypeVar("B")
+R = TypeVar("R")
 
 CHUNK_ROWS: Final = 1_000
 """Rows of `load_all` in memory at a time: a few milliseconds of work, some hundred kilobytes."""
@@ -75,9 +83,11 @@ KEY_PARAMETERS: Final = 900
 """Bound parameters for the keys of one statement. SQLite before 3.32 allows 999 in all (later
 32,766; PostgreSQL 32,767); what remains is for ``where``."""
 
-MYSQL_CONSTRAINTS: Final = frozenset({1364, 3819, 4025})
-"""Error numbers for a missing value and for a violated CHECK (of MySQL, of MariaDB), which are an
-OperationalError there, with the catch-all SQLSTATE ``HY000`` or, in older drivers, none."""
+MAX_UNREADABLE: Final = 1_000
+"""Rows of one load that may be read one by one, as the driver cannot read them. More are a fault of the table."""
+
+Key = tuple[Any, ...]
+"""The values of a key, one for each column of the primary key."""
 
 
 class SQLAlchemySource(Generic[V]):
@@ -86,8 +96,9 @@ class SQLAlchemySource(Generic[V]):
     Parameters
     ----------
     engine:
-        An `AsyncEngine`, not in ``AUTOCOMMIT``. It stays its owner's to dispose. One with a single
-        connection for all (SQLite in memory) is used by one verb at a time.
+        An `AsyncEngine`. It stays its owner's to dispose. One in ``AUTOCOMMIT`` is refused, as no
+        write could be undone there. One with a single connection for all (SQLite in memory) is used by
+        one verb at a time.
     model_or_table:
         A mapped class or a `Table`, with a primary key.
     entity:
@@ -99,8 +110,12 @@ class SQLAlchemySource(Generic[V]):
         raises it by one; `update` and `delete` of another version than the row's are a
         `ConflictError`. Without it an update overwrites whatever is there.
     where:
-        A SQL expression. Rows outside of it do not exist for this source, and a write that would
-        put a row there is undone and refused, as in a view ``WITH CHECK OPTION``.
+        A SQL expression. Rows outside of it do not exist for this source, and a `create` of one is
+        undone and refused. An `update` that moves a row out of it deletes the row for this source, as
+        where ``where`` leaves out rows with a ``deleted_at``.
+    check_where:
+        Whether an `update` that moves a row out of `where` is undone and refused too, as in a view
+        ``WITH CHECK OPTION``.
 
     Attributes
     ----------
@@ -143,6 +158,7 @@ class SQLAlchemySource(Generic[V]):
         entity: None = None,
         version_column: Attribute | None = None,
         where: ColumnElement[bool] | None = None,
+        check_where: bool = False,
     ) -> None: ...
 
     @overload
@@ -154,6 +170,7 @@ class SQLAlchemySource(Generic[V]):
         entity: type[V],
         version_column: Attribute | None = None,
         where: ColumnElement[bool] | None = None,
+        check_where: bool = False,
     ) -> None: ...
 
     def __init__(
@@ -164,24 +181,41 @@ class SQLAlchemySource(Generic[V]):
         entity: type[V] | None = None,
         version_column: Attribute | None = None,
         where: ColumnElement[bool] | None = None,
+        check_where: bool = False,
     ) -> None:
-        self._given = (model_or_table, entity, version_column, where)
+        self._given = (model_or_table, entity, version_column, where, check_where)
         self._engine = _checked_engine(engine)
         self._turn = _turn_of(engine)
         self._table, columns, keys = mapped(model_or_table)
         self.key = keys[0] if len(keys) == 1 else keys
         self.version = version_of(version_column, columns, keys)
         name = getattr(model_or_table, "__name__", str(self._table.name))
-        self.entity = entity or cast("type[V]", struct_of(name, columns, self.version))
+        self.entity = entity or cast(
+            "type[V]", struct_of(name, columns, self.version, engine.dialect)
+        )
         self._arguments = arguments_of(self.entity)
         check_fields(self.entity, self._arguments.keys(), columns, {*keys, self.version} - {None})
         self._columns = {attribute: columns[attribute] for attribute in self._arguments}
         self._key_columns = [columns[attribute] for attribute in keys]
+        self._key_types = [key_type_of(column, engine.dialect) for column in self._key_columns]
+        # Whether the database compares keys as Python does: text may be equal without case, for example.
+        self._exact_keys = all(
+            isinstance(column.type, (Integer, Uuid)) for column in self._key_columns
+        )
+        self._json = {
+            column
+            for column in self._columns.values()
+            if column.nullable and _is_json(column, engine.dialect)
+        }
         self._within = [] if where is None else [where]
+        self._may_leave = where is not None and not check_where
+        self._reader: RowReader[V] = RowReader(
+            str(self._table.name), self.entity, self._arguments, self._columns, keys
+        )
         try:
             if isinstance(cast("object", where), bool):  # `Row.city is None`: Python's, not SQL's
                 raise ArgumentError("it was computed in Python")
-            self._select = select(*self._columns.values()).where(*self._within)
+            self._select = select(*self._reader.columns).where(*self._within)
         except ArgumentError as error:
             raise ConfigurationError(
                 f"where={where!r} is no SQL expression ({error}); compare columns with ==, .is_(), ..."
@@ -197,7 +231,7 @@ class SQLAlchemySource(Generic[V]):
 
         Raises `ConfigurationError` if that contradicts what the source was given.
         """
-        model_or_table, given, version_column, where = self._given
+        model_or_table, given, version_column, where, check_where = self._given
         if given is not None and given is not entity:
             raise ConfigurationError(
                 f"{self!r} makes {given.__name__}s, and {entity.__name__}s are asked of it; give"
@@ -214,54 +248,67 @@ class SQLAlchemySource(Generic[V]):
             )
         column = version if version_column is None else version_column
         return SQLAlchemySource(
-            self._engine, model_or_table, entity=entity, version_column=column, where=where
+            self._engine,
+            model_or_table,
+            entity=entity,
+            version_column=column,
+            where=where,
+            check_where=check_where,
         )
 
     async def load(self, key: Any, /) -> V | None:
-        """The row with this key, or ``None``."""
-        statement = self._select.where(*self._is(key))
-        async with self._transaction("load", key) as connection:
-            row = (await connection.execute(statement)).one_or_none()
-        return None if row is None else self._entity_of(row)
+        """The row with this key, ``None``, or an `UnreadableRow` in place of what makes no entity."""
+        found = await self._read("load", [self._parts(key)])
+        return found[0] if found else None
 
     async def load_many(self, keys: Sequence[Any], /) -> list[V]:
-        """The rows that exist of these keys, each once, in any order."""
-        if not keys:
-            return []
+        """The rows that exist of these keys, each once, in any order; see `load`."""
         distinct = list(dict.fromkeys(self._parts(key) for key in keys))
-        batch = KEY_PARAMETERS // len(self._key_columns)
-        rows: list[Sequence[Any]] = []
-        async with self._transaction("load_many") as connection:
-            for start in range(0, len(distinct), batch):
-                chosen = tuple_(*self._key_columns).in_(distinct[start : start + batch])
-                rows += await connection.execute(self._select.where(chosen))
-        return [self._entity_of(row) for row in rows]
+        return await self._read("load_many", distinct) if distinct else []
 
     async def load_all(self) -> AsyncGenerator[list[V], None]:
         """Every row once, in chunks of up to `CHUNK_ROWS`, streamed from one statement.
 
         It holds a connection until it is exhausted or closed. Whoever stops early closes it
         (`contextlib.aclosing`); else the connection returns only when it is collected.
+
+        A row that makes no entity is an `UnreadableRow`. If the driver itself cannot read a row, the
+        stream ends there; the rows that are left are then read by their keys, in later transactions.
         """
-        async with self._transaction("load_all") as connection:
-            result = None
+        done: list[Any] = []  # the keys of the rows that were yielded
+        retried = False
+        failure: InvalidEntityError | None = None
+        while failure is None:
             try:
-                result = await connection.stream(
-                    self._select, execution_options={"yield_per": CHUNK_ROWS}
-                )
-                async for rows in result.partitions():
-                    yield [self._entity_of(row) for row in rows]
-            except GeneratorExit:
-                # MySQL sends what is left of the rows all the same: they are read here, or the
-                # connection could not be used again. After any other exception it is not.
-                if result is not None:
-                    await result.close()
-                raise
-            finally:
-                del (
-                    result,
-                    connection,
-                )  # as `_transaction` says; since 3.13 a suspended frame is not cleared
+                async with self._transaction("load_all") as connection:
+                    result = None
+                    try:
+                        result = await connection.stream(
+                            self._select, execution_options={"yield_per": CHUNK_ROWS}
+                        )
+                        async for rows in result.partitions():
+                            done += [self._reader.key_of(row) for row in rows]
+                            yield self._entities(rows)
+                    except GeneratorExit:
+                        # MySQL sends what is left of the rows all the same: they are read here, or the
+                        # connection could not be used again. After any other exception it is not.
+                        if result is not None:
+                            await result.close()
+                        raise
+                    finally:
+                        del (
+                            result,
+                            connection,
+                        )  # as `_transaction` says; since 3.13 a suspended frame is not cleared
+                return
+            except SourceUnavailableError as error:
+                if done or retried or not is_stale_plan(error.__cause__):
+                    raise
+                retried = True
+            except InvalidEntityError as error:
+                failure = error
+        async for chunk in self._remaining(done, failure):
+            yield chunk
 
     async def create(self, entity: V, /) -> V:
         """Insert; returns the row as stored, with what the database has generated."""
@@ -272,31 +319,47 @@ class SQLAlchemySource(Generic[V]):
         }
         if self.version is not None and values.get(self._columns[self.version], 0) is None:
             values[self._columns[self.version]] = 0
-        key = _key_of([values.get(column) for column in self._key_columns])
+        values.update((column, null()) for column in self._json if values.get(column) is None)
+        parts = [values.get(column) for column in self._key_columns]
+        key = key_of(parts)
+        self._check_types(key, parts)
         try:
             async with self._transaction("create", key) as connection:
-                result = await connection.execute(insert(self._table).values(values))
-                stored = _key_of(cast("Sequence[Any]", result.inserted_primary_key))
-                return await self._read_back(connection, "create", stored)
+                stored = await self._insert(connection, insert(self._table).values(values))
+                return await self._read_back(connection, "create", stored, given=parts)
         except ConflictError as conflict:
             # Which constraint it was, every database says in its own words. Whether the key is
             # there can be asked of all, and then the create could not have succeeded anyway.
-            if None in (key if isinstance(key, tuple) else (key,)) or not await self._exists(key):
+            there = None if None in parts else await self._stored_key("create", key)
+            if there is None:
                 raise
+            known = (
+                "" if there == key else f", as {there!r}, which the database takes for the same key"
+            )
             raise EntityExistsError(
-                f"create {self._table.name!r} {key!r}: this row is there already; update it, or "
+                f"create {self._table.name!r} {key!r}: this row is there already{known}; update it, or "
                 "create another"
             ) from conflict.__cause__
 
     async def update(self, entity: V, /) -> V:
-        """Replace the row; returns it as stored, with its new version."""
+        """Replace the row; returns it as stored, with its new version.
+
+        ``None`` says that the row has moved out of `where`, so that this source no longer has it.
+        """
         values = self._values_of(entity)
-        key = _key_of([values.pop(column) for column in self._key_columns])
+        parts = [values.pop(column) for column in self._key_columns]
+        key = key_of(parts)
         values = {
             column: value
             for column, value in values.items()
             if not (column.computed or column.onupdate or column.server_onupdate)
         } or {column: column for column in self._key_columns}  # nothing to set, but is it there?
+        # SQL NULL and JSON's null are both None here: the update keeps whichever the row has.
+        values.update(
+            (column, case((sql_cast(column, Text) == "null", column), else_=null()))
+            for column in self._json & values.keys()
+            if values[column] is None
+        )
         held: int | None = None
         if self.version is not None:
             held = getattr(entity, self.version)
@@ -307,10 +370,10 @@ class SQLAlchemySource(Generic[V]):
                 )
             values[self._columns[self.version]] = self._columns[self.version] + 1
         statement = update(self._table).where(*self._still(key, held)).values(values)
-        async with self._transaction("update", key) as connection:
+        async with self._existing("update", key), self._transaction("update", key) as connection:
             if (await connection.execute(statement)).rowcount == 0:
                 raise await self._lost(connection, "update", key, held)
-            return await self._read_back(connection, "update", key)
+            return await self._read_back(connection, "update", key, given=parts)
 
     async def delete(self, key: Any, version: int | None = None, /) -> None:
         """Delete the row; if a `version` is given, only as long as that is the row's."""
@@ -318,10 +381,110 @@ class SQLAlchemySource(Generic[V]):
             raise ConfigurationError(
                 f"{self!r} cannot compare the version on a delete; give it its version_column"
             )
-        statement = delete(self._table).where(*self._still(key, version))
-        async with self._transaction("delete", key) as connection:
-            if (await connection.execute(statement)).rowcount == 0:
+        conditions = self._still(key, version)
+        statement = delete(self._table).where(*conditions)
+        async with self._existing("delete", key), self._transaction("delete", key) as connection:
+            if self._exact_keys:
+                if (await connection.execute(statement)).rowcount == 0:
+                    raise await self._lost(connection, "delete", key, version)
+                return
+            if self._engine.dialect.delete_returning:
+                deleted = await connection.execute(statement.returning(*self._key_columns))
+            else:
+                there = select(*self._key_columns).where(*conditions).with_for_update()
+                deleted = await connection.execute(there)
+                await connection.execute(statement)
+            row = deleted.one_or_none()
+            if row is None:
                 raise await self._lost(connection, "delete", key, version)
+            self._check_same("delete", self._parts(key), row)
+
+    # -- reads -------------------------------------------------------------------------------------
+
+    async def _read(self, verb: str, keys: Sequence[Key]) -> list[V]:
+        """The rows of these keys. Keys and rows that fail the statement do not fail the others."""
+        try:
+            return await self._once_more(lambda: self._fetch(verb, keys))
+        except InvalidEntityError as error:
+            if len(keys) == 1:
+                return await self._read_alone(verb, key_of(keys[0]), error)
+        middle = len(keys) // 2
+        halves = keys[:middle], keys[middle:]
+        return [row for half in halves for row in await self._read(verb, half)]
+
+    async def _read_alone(self, verb: str, key: Any, error: InvalidEntityError) -> list[V]:
+        """What there is of a row whose statement has failed for the key's sake, or the row's."""
+        try:
+            there = await self._stored_key(verb, key, within=True)
+        except InvalidEntityError:
+            return []  # the column cannot hold such a key, so no row has it
+        cause = error.__cause__ or error
+        unreadable = self._reader.unreadable(key, getattr(cause, "orig", None) or cause)
+        return [cast("V", unreadable)] if there == key else []
+
+    async def _fetch(self, verb: str, keys: Sequence[Key]) -> list[V]:
+        batch = KEY_PARAMETERS // len(self._key_columns)
+        rows: list[Sequence[Any]] = []
+        about = key_of(keys[0]) if len(keys) == 1 else None
+        async with self._transaction(verb, about) as connection:
+            if len(keys) == 1:
+                rows += await connection.execute(self._select.where(*self._is(about)))
+            else:
+                for start in range(0, len(keys), batch):
+                    chosen = tuple_(*self._key_columns).in_(keys[start : start + batch])
+                    rows += await connection.execute(self._select.where(chosen))
+        if not self._exact_keys:
+            asked = {key_of(key) for key in keys}
+            rows = [row for row in rows if self._reader.key_of(row) in asked]
+        return self._entities(rows)
+
+    async def _remaining(
+        self, done: list[Any], failure: InvalidEntityError
+    ) -> AsyncGenerator[list[V], None]:
+        """The rows that are left where a load of all rows met one that the driver cannot read."""
+        async with self._transaction("load_all") as connection:
+            listing = select(*self._reader.key_columns).where(*self._within)
+            listed = (await connection.execute(listing)).all()
+        known = set(done)
+        keys: list[Key] = []
+        nameless: list[UnreadableRow] = []
+        for row in listed:
+            bad = self._reader.without_key(row)
+            if bad is not None:
+                nameless.append(bad)
+            elif key_of(row) not in known:
+                keys.append(tuple(row))
+        unreadable = 0
+        if nameless:
+            yield cast("list[V]", nameless)
+        for start in range(0, len(keys), CHUNK_ROWS):
+            chunk = await self._read("load_all", keys[start : start + CHUNK_ROWS])
+            unreadable += sum(isinstance(row, UnreadableRow) for row in chunk)
+            if unreadable > MAX_UNREADABLE:
+                raise failure
+            yield chunk
+
+    async def _once_more(self, read: Callable[[], Awaitable[R]]) -> R:
+        """A read, and once again if DDL has changed what a statement that asyncpg had prepared returns."""
+        try:
+            return await read()
+        except SourceUnavailableError as error:
+            if not is_stale_plan(error.__cause__):
+                raise
+        return await read()
+
+    async def _stored_key(self, verb: str, key: Any, *, within: bool = False) -> Any:
+        """The key under which the database has the row that it takes for this one, or ``None``.
+
+        Rows outside of ``where`` count unless `within`.
+        """
+        conditions = [*self._is(key), *(self._within if within else [])]
+        async with self._transaction(verb, key) as connection:
+            row = (await connection.execute(select(*self._key_columns).where(*conditions))).first()
+        return None if row is None else key_of(row)
+
+    def _entities(self, rows: Sequence[Sequence[Any]]) -> list[V]:
+        return cast("list[V]", self._reader.entities(rows))
 
     # -- keys, entities and conditions -------------------------------------------------------------
 
@@ -335,7 +498,23 @@ class SQLAlchemySource(Generic[V]):
             )
         if None in parts:
             raise InvalidEntityError(f"{key!r} is no key of {self._table.name!r}: None is no value")
-        return parts
+        self._check_types(key, parts)
+        return tuple(parts)
+
+    def _check_types(self, key: Any, parts: Sequence[Any]) -> None:
+        """Raises `InvalidEntityError` for a key whose values are not of the types of its columns."""
+        for attribute, part, kind in zip(
+            (self.key,) if isinstance(self.key, str) else self.key,
+            parts,
+            self._key_types,
+            strict=True,
+        ):
+            if part is not None and not takes_key(kind, part):
+                raise InvalidEntityError(
+                    f"{key!r} is no key of {self._table.name!r}: {attribute} is "
+                    f"{'an' if kind is int else 'a'} {getattr(kind, '__name__', kind)}, "
+                    f"not a {type(part).__name__}"
+                )
 
     def _is(self, key: Any) -> list[ColumnElement[bool]]:
         # A literal of the column's type, whatever the value's: PostgreSQL else refuses to compare an
@@ -349,14 +528,6 @@ class SQLAlchemySource(Generic[V]):
         if self.version is not None and version is not None:
             conditions.append(self._columns[self.version] == version)
         return conditions
-
-    def _entity_of(self, row: Sequence[Any]) -> V:
-        try:
-            return self.entity(**dict(zip(self._arguments.values(), row, strict=True)))
-        except Exception as error:  # whatever a validator of the application's raises
-            raise InvalidEntityError(
-                f"a row of {self._table.name!r} makes no {self.entity.__name__}: {error}"
-            ) from error
 
     def _values_of(self, entity: V) -> dict[Column[Any], Any]:
         if not isinstance(cast("object", entity), self.entity):
@@ -374,11 +545,12 @@ class SQLAlchemySource(Generic[V]):
         A cancellation passes: SQLAlchemy rolls back, and drops a connection that was left in the
         middle of a statement.
         """
-        connected = False
+        stage = Stage(connected=False, committing=False)
         try:
             async with self._turn, self._engine.begin() as connection:
-                connected = True
+                stage = Stage(connected=True, committing=False)
                 yield connection
+                stage = Stage(connected=True, committing=True)
         except DollopError:
             raise
         except asyncio.CancelledError as cancelled:
@@ -387,20 +559,68 @@ class SQLAlchemySource(Generic[V]):
             traceback.clear_frames(cancelled.__traceback__)
             raise
         except Exception as error:
-            kind = _meaning(error, verb) if connected else SourceUnavailableError
             row = repr(self._table.name) + ("" if key is None else f" {key!r}")
-            reason = getattr(error, "orig", None) or error
-            raise kind(f"{verb} {row}: {_SAID[kind]} ({reason!r})") from error
+            raise translated(error, verb, row, stage) from error
 
-    async def _read_back(self, connection: AsyncConnection, verb: str, key: Any) -> V:
-        """The row just written. What is raised here undoes the write."""
+    @asynccontextmanager
+    async def _existing(self, verb: str, key: Any) -> AsyncGenerator[None, None]:
+        """Around an update or delete: no row has a key that its column cannot hold."""
+        try:
+            yield
+        except InvalidEntityError as error:
+            if error.__cause__ is None or await self._can_hold(verb, key):
+                raise
+            raise EntityNotFoundError(
+                f"{verb} {self._table.name!r} {key!r}: there is no such row, as its column cannot hold this key"
+            ) from error.__cause__
+
+    async def _can_hold(self, verb: str, key: Any) -> bool:
+        try:
+            await self._stored_key(verb, key)
+        except InvalidEntityError:
+            return False
+        except DollopError:
+            pass  # not known, and the error of the write is what the caller is told
+        return True
+
+    async def _insert(self, connection: AsyncConnection, statement: Insert) -> Any:
+        """Insert a row; returns the key that the database has stored, as far as the database tells."""
+        if self._exact_keys or not self._engine.dialect.insert_returning:
+            result = await connection.execute(statement)
+            return key_of(cast("Sequence[Any]", result.inserted_primary_key))
+        return key_of((await connection.execute(statement.returning(*self._key_columns))).one())
+
+    async def _read_back(
+        self, connection: AsyncConnection, verb: str, key: Any, *, given: Sequence[Any]
+    ) -> V:
+        """The row just written, or ``None`` if it has left ``where``. What is raised here undoes the write."""
         row = (await connection.execute(self._select.where(*self._is(key)))).one_or_none()
-        if row is None:
-            raise InvalidEntityError(
-                f"{verb} {self._table.name!r} {key!r}: undone, as the row would be outside of the "
-                "source's where=, or under another key than this"
+        if row is not None:
+            self._check_same(verb, given, [row[index] for index in self._reader.key])
+            return self._reader.entity(row)
+        there = select(*self._key_columns).where(*self._is(key))
+        stored = (await connection.execute(there)).one_or_none()
+        if stored is not None:
+            self._check_same(verb, given, stored)
+            if verb == "update" and self._may_leave:
+                return cast("V", None)
+        raise InvalidEntityError(
+            f"{verb} {self._table.name!r} {key!r}: undone, as the row would be "
+            + (
+                "under another key than this"
+                if stored is None
+                else "outside of the source's where="
             )
-        return self._entity_of(row)
+        )
+
+    def _check_same(self, verb: str, given: Sequence[Any], stored: Sequence[Any]) -> None:
+        """Raises `InvalidEntityError`, which undoes a write, if it has hit a row of another key than given."""
+        if all(asked is None or asked == found for asked, found in zip(given, stored, strict=True)):
+            return
+        raise InvalidEntityError(
+            f"{verb} {self._table.name!r} {key_of(given)!r}: undone, as the database has this row under the key "
+            f"{key_of(stored)!r}; use that key, or declare the column so that it keeps such keys apart"
+        )
 
     async def _lost(
         self, connection: AsyncConnection, verb: str, key: Any, version: int | None
@@ -413,46 +633,9 @@ class SQLAlchemySource(Generic[V]):
             return EntityNotFoundError(f"{verb} {self._table.name!r} {key!r}: there is no such row")
         return ConflictError(
             f"{verb} {self._table.name!r} {key!r}: {self.version} is {row[0]} in the database and "
-            f"{version} here; load the row again"
+            f"{version} here; load the row again",
+            reason="version",
         )
-
-    async def _exists(self, key: Any) -> bool:
-        """Whether the row is there, within ``where`` or not."""
-        statement = select(*self._key_columns).where(*self._is(key))
-        async with self._transaction("create", key) as connection:
-            return (await connection.execute(statement)).first() is not None
-
-
-_SAID: Final[dict[type[DollopError], str]] = {
-    ConflictError: "a constraint of the database, or a transaction at the same time, forbids it",
-    InvalidEntityError: "a value is not one that its column can hold",
-    SourceUnavailableError: "the database failed; see that it is up, and that the table exists",
-}
-
-
-def _meaning(error: Exception, verb: str) -> type[DollopError]:
-    """The error of ours that an exception amounts to, once there was a connection.
-
-    By SQLSTATE too, as the classes of PEP 249 are coarse: asyncpg has none for a refused value.
-    """
-    if not isinstance(error, StatementError):
-        # Bare come the conversions: a parameter's in a driver, a result's in the column's type.
-        conversion = isinstance(error, (TypeError, ValueError, LookupError, ArithmeticError))
-        return InvalidEntityError if conversion else SourceUnavailableError
-    original = error.orig
-    state = getattr(original, "sqlstate", None) or ""
-    code = original.args[0] if original is not None and original.args else None
-    if isinstance(error, IntegrityError) or code in MYSQL_CONSTRAINTS:
-        return ConflictError
-    if verb in ("create", "update", "delete") and state in ("40001", "40P01"):
-        return ConflictError  # not serializable, or chosen to end a deadlock: it was rolled back
-    if isinstance(error, DataError) or state.startswith("22"):
-        return InvalidEntityError
-    if not isinstance(error, DBAPIError) and not isinstance(original, SQLAlchemyError):
-        return InvalidEntityError  # a parameter's conversion in the column's type
-    if str(original).startswith("Error binding parameter"):  # SQLite's, as a ProgrammingError
-        return InvalidEntityError
-    return SourceUnavailableError
 
 
 # -- what was handed to the constructor ------------------------------------------------------------
@@ -463,7 +646,22 @@ def _checked_engine(engine: object) -> AsyncEngine:
         raise ConfigurationError(
             f"engine={engine!r} is no AsyncEngine; make one with create_async_engine()"
         )
+    options = engine.sync_engine.get_execution_options()
+    # SQLAlchemy has no public name for create_engine(isolation_level=).
+    level = options.get("isolation_level") or getattr(
+        engine.dialect, "_on_connect_isolation_level", None
+    )
+    if level == "AUTOCOMMIT":
+        raise ConfigurationError(
+            f"engine={engine!r} is in AUTOCOMMIT, where a write cannot be undone; make one without that "
+            "isolation_level"
+        )
     return engine
+
+
+def _is_json(column: Column[Any], dialect: Dialect) -> bool:
+    kind = column.type.dialect_impl(dialect)
+    return isinstance(kind.impl_instance if isinstance(kind, TypeDecorator) else kind, JSON)
 
 
 _turns: WeakKeyDictionary[Pool, anyio.Semaphore] = WeakKeyDictionary()
@@ -478,7 +676,3 @@ def _turn_of(engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
     if not isinstance(pool, StaticPool):
         return nullcontext()
     return _turns.setdefault(pool, anyio.Semaphore(1))
-
-
-def _key_of(parts: Sequence[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else tuple(parts)
