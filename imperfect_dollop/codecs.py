@@ -8,19 +8,21 @@ A `fingerprint` names the shape of an entity; nodes exchange rows only where it 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime as dt
+import itertools
 import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, Union, cast
 
 import msgspec
 import xxhash
 
 from .errors import ConfigurationError, InvalidEntityError, ProtocolError
-from .shape import shape_of_annotation, shape_of_schema, shape_of_type
+from .serialization.classes import fields_of, kind_of
+from .serialization.equality import difference
+from .serialization.plans import Planner, encoded
+from .serialization.scalars import Unfit
 
 __all__ = [
     "EntityCodec",
@@ -44,7 +46,7 @@ MAX_KEY: Final = 8 << 10
 MOST_SHOWN: Final = 300
 """Characters of a row, or of a key, in an error or in the log."""
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 """Part of every fingerprint: raised when the bytes of an unchanged entity change."""
 
 key_hash: Final = xxhash.xxh3_64_intdigest
@@ -76,7 +78,7 @@ class EntityCodec(Generic[V]):
     rebuilt from bytes.
     """
 
-    __slots__ = ("_decode", "_encode", "_encode_known", "entity", "fingerprint")
+    __slots__ = ("_dump", "_load", "_load_plainly", "_planner", "entity", "fingerprint")
 
     def __init__(
         self,
@@ -87,32 +89,55 @@ class EntityCodec(Generic[V]):
     ) -> None:
         if not isinstance(entity, type):
             raise _no_entity(entity)
+        if kind_of(entity) in (None, "tuple"):
+            raise _no_entity(entity)
         self.entity: type[V] = entity
-        self._encode: Callable[[V], bytes]
-        self._encode_known: Callable[[V], bytes]  # the same, of content that is as it was declared
-        self._decode: Callable[[bytes], V]
-        if hasattr(entity, "__pydantic_validator__") and hasattr(entity, "model_dump"):
-            self._encode, self._decode, shape = _pydantic(entity)
-            self._encode_known = self._encode
-        else:
-            self._encode, self._encode_known, self._decode, shape = _native(entity)
-        meaning = [WIRE_VERSION, shape, _meaning(entity, key), version]
+        planner = Planner()
+        try:
+            plan = planner.plan(entity, entity.__name__)
+        except Unfit as error:
+            raise ConfigurationError(f"{entity.__name__}: {error}") from error
+        self._planner = planner
+        self._dump: Callable[[V], Any] = plan.dump
+        self._load: Callable[[Any], V] = plan.load
+        self._load_plainly = _plain_loader(entity, planner)
+        meaning = [WIRE_VERSION, plan.shape, _meaning(entity, key), version]
         self.fingerprint: str = xxhash.xxh3_64_hexdigest(
             msgspec.json.encode(meaning, order="sorted")
         )
 
     def encode(self, entity: V) -> bytes:
-        """Canonical bytes. Raises `InvalidEntityError` for content that has no bytes."""
+        """Canonical bytes. Raises `InvalidEntityError`, which names the field, for content that has no bytes."""
         try:
-            content = self._encode(entity)
-            if len(content) > MAX_CONTENT:
-                raise ValueError(f"{len(content):,} bytes, and {MAX_CONTENT:,} are the limit")
-            return content
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            content = encoded(self._dump(entity))
+        except (
+            Exception
+        ) as error:  # a property or a descriptor of the application's may raise anything
             raise InvalidEntityError(
-                f"{self.entity.__name__} cannot be turned into bytes: {error}; siblings could not"
-                " be sent this entity"
+                f"{self._fault(entity, error)}; siblings could not be sent this {self.entity.__name__}"
             ) from error
+        if len(content) > MAX_CONTENT:
+            raise InvalidEntityError(
+                f"this {self.entity.__name__} cannot be turned into bytes: there are {len(content):,} of them, and"
+                f" {MAX_CONTENT:,} are the limit"
+            )
+        return content
+
+    def _fault(self, entity: V, error: Exception) -> str:
+        """Which field has no bytes, and why."""
+        name = self.entity.__name__
+        if type(entity) is not self.entity:
+            return f"a {type(entity).__name__} is no {name}"
+        for field in fields_of(self.entity):
+            try:
+                value = getattr(entity, field.name)
+            except Exception:
+                return f"{name}.{field.name} has no value"
+            try:
+                encoded(self._planner.plan(field.annotation, field.name).dump_one(value))
+            except Exception as fault:
+                return f"{name}.{field.name} is {in_short(value)}, which cannot be turned into bytes: {_why(fault)}"
+        return f"this {name} cannot be turned into bytes: {_why(error)}"
 
     def verify(self, entity: V) -> bytes:
         """Canonical bytes of an entity, once they are known to give an equal entity back.
@@ -122,110 +147,85 @@ class EntityCodec(Generic[V]):
         content = self.encode(entity)
         try:
             copy = self.decode(content)
-        except ProtocolError as error:
+            fault = difference(entity, copy, self.entity.__name__)
+            # Copies that differ among themselves, as by a NaN, show nothing by differing from the original.
+            if fault is None and copy != entity and copy == self.decode(content):
+                fault = "by its own __eq__ it differs from an object with the same fields"
+        except Exception as error:
+            fault = f"cannot be rebuilt: {_why(error)}"
+        if fault is not None:
             raise InvalidEntityError(
-                f"{in_short(entity)} cannot be rebuilt from its bytes: {error}"
-            ) from error
-        if copy != entity or self.encode(copy) != content:
-            raise InvalidEntityError(f"a copy of {in_short(entity)} would be {in_short(copy)}")
+                f"a copy of {in_short(entity)} would not be equal to it: {fault}"
+            )
         return content
 
     def encode_all(self, entities: Iterable[V]) -> Iterator[bytes]:
-        """As `encode`, of one after the other, and quicker. Raises whatever is wrong with one of them.
+        """As `encode`, of one after the other, and quicker.
 
-        Also for content that is not as it was declared, of which `encode` may know better.
+        Raises whatever is wrong with one of them, also of one with an int beyond 64 bits, which `encode` can do.
         """
-        return map(self._encode_known, entities)
+        return map(_encoder.encode, map(self._dump, entities))
 
     def decode_all(self, contents: Sequence[bytes]) -> list[V]:
-        """As `decode`, of all of them."""
+        """As `decode`, of all of them, and quicker."""
         with contextlib.suppress(Exception):  # which is said of the one that it is about, below
             if max(map(len, contents), default=0) <= MAX_CONTENT:
-                return list(map(self._decode, contents))
+                if self._load_plainly is not None:
+                    with contextlib.suppress(msgspec.MsgspecError):  # a value of another type
+                        return self._load_plainly(contents)
+                entities = list(map(self._load, map(_decode, contents)))
+                if list(self.encode_all(entities)) == contents:
+                    return entities
         return [self.decode(content) for content in contents]
 
     def decode(self, content: bytes) -> V:
-        """The entity in `content`. Raises `ProtocolError` unless it fits the declared fields."""
+        """The entity in `content`. Raises `ProtocolError` unless these are the canonical bytes of one."""
         try:
             if len(content) > MAX_CONTENT:
                 raise ValueError(f"{len(content):,} of them, and {MAX_CONTENT:,} are the limit")
-            return self._decode(content)
-        except Exception as error:  # whatever a validator of the entity's own raises
-            raise ProtocolError(f"bytes that are no {self.entity.__name__}: {error}") from error
+            entity = self._load(_decode(content))
+            if type(entity) is not self.entity or encoded(self._dump(entity)) != content:
+                raise ValueError("not the canonical bytes of an entity")
+            return entity
+        except Exception as error:  # also of code of the application's, such as a property
+            raise ProtocolError(
+                f"bytes that are no {self.entity.__name__}: {_why(error)}"
+            ) from error
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
-_unordered = msgspec.msgpack.Encoder()
-
-_AS_THEY_ARE: Final = (bytes, bytearray, dt.datetime)
-"""What msgpack has a form of its own for."""
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
-_SETS: Final = (msgspec.inspect.SetType, msgspec.inspect.FrozenSetType)
-
-_UNORDERED: Final = (
-    msgspec.inspect.AnyType,
-    *_SETS,
-    msgspec.inspect.RawType,
-)
+def _why(error: Exception) -> str:
+    """An error in a few words."""
+    return (
+        str(error) if isinstance(error, (Unfit, ValueError)) else f"{type(error).__name__}: {error}"
+    )
 
 
-def _canonical(value: object) -> bytes:
-    """Msgpack bytes that depend on nothing but the content."""
+def _plain_loader(entity: type[V], planner: Planner) -> Callable[[Sequence[bytes]], list[V]] | None:
+    """What makes entities of many contents at once; ``None`` unless they are Structs of values that msgpack has."""
+    if not issubclass(entity, msgspec.Struct) or hasattr(entity, "__post_init__"):
+        return None
+    fields = fields_of(entity)
+    plans = [planner.plan(field.annotation, field.name) for field in fields]
+    positional = len(entity.__match_args__) == len(fields)
+    if not fields or not positional or not all(plan.native for plan in plans):
+        return None
+    kinds = tuple(Union[tuple(plan.plain)] for plan in plans)  # noqa: UP007  # computed
     try:
-        return _encoder.encode(value)
-    except TypeError:
-        # It can order dicts only if all their keys are strings.
-        plain = msgspec.to_builtins(value, order="deterministic", builtin_types=_AS_THEY_ARE)
-        return _unordered.encode(_ordered(plain))
+        decode = msgspec.msgpack.Decoder(types.GenericAlias(tuple, kinds)).decode
+    except TypeError:  # a union that msgspec cannot tell apart
+        return None
 
+    def load(contents: Sequence[bytes]) -> list[V]:
+        rows: list[Any] = list(map(decode, contents))
+        if list(map(_encoder.encode, rows)) != contents:
+            raise ValueError("bytes that are not canonical")
+        return list(itertools.starmap(entity, rows))
 
-def _ordered(plain: object) -> object:
-    if isinstance(plain, dict):
-        return {key: _ordered(plain[key]) for key in sorted(plain, key=_unordered.encode)}
-    if isinstance(plain, list):
-        return [_ordered(item) for item in plain]
-    return plain
-
-
-def _native(
-    entity: type[V],
-) -> tuple[Callable[[V], bytes], Callable[[V], bytes], Callable[[bytes], V], object]:
-    struct = issubclass(entity, msgspec.Struct)
-    if not (struct or dataclasses.is_dataclass(entity) or hasattr(entity, "__attrs_attrs__")):
-        raise _no_entity(entity)
-    try:
-        info = msgspec.inspect.type_info(entity)
-        ordered = True
-        for place, found in _types(info, entity.__name__):
-            ordered = ordered and _has_order(found)
-            if isinstance(found, msgspec.inspect.CustomType):
-                raise ConfigurationError(
-                    f"{place} is a {found.cls.__name__}, which cannot be rebuilt from bytes:"
-                    " use a built-in type, a dataclass, an attrs class or a Struct"
-                )
-            if isinstance(found, _SETS) and any(
-                isinstance(below, _SETS) for _, below in _types(found.item_type, place)
-            ):
-                raise ConfigurationError(
-                    f"{place} is a set of sets, which have no order of their own, so that equal ones could look"
-                    " different: use sorted tuples inside"
-                )
-        decode = msgspec.msgpack.Decoder(entity).decode
-        msgspec.json.schema(entity)  # refuses what could only be encoded
-        shape = shape_of_type(info, _canonical)
-    except (TypeError, NameError) as error:
-        raise ConfigurationError(f"{entity.__name__}: {error}") from error
-    # What has no order has to be tried, which takes as long again as a small row.
-    known = _encoder.encode if ordered else _canonical
-    return _canonical, known, decode, [entity.__name__, shape]
-
-
-def _has_order(found: msgspec.inspect.Type) -> bool:
-    """Whether a value of this type is no set, and no dict with other keys than strings."""
-    if isinstance(found, msgspec.inspect.DictType):
-        return isinstance(found.key_type, msgspec.inspect.StrType)
-    return not isinstance(found, _UNORDERED)
+    return load
 
 
 def _no_entity(entity: object) -> ConfigurationError:
@@ -233,64 +233,6 @@ def _no_entity(entity: object) -> ConfigurationError:
         f"{entity!r} cannot be an entity: declare a dataclass, an attrs class, a msgspec.Struct or a"
         " pydantic model"
     )
-
-
-def _pydantic(entity: type[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any], object]:
-    # JSON mode in between: the only form that pydantic promises to read back, also for strict models.
-    validate = entity.__pydantic_validator__.validate_json
-    try:
-        schema = entity.model_json_schema(by_alias=False)
-        shape = [shape_of_schema(schema), shape_of_annotation(entity)]
-    except Exception as error:  # pydantic's own errors; the package is not ours to import
-        raise ConfigurationError(f"{entity.__name__}: {error}") from error
-    said = msgspec.json.encode(schema)
-    if b'"writeOnly":true' in said:
-        raise ConfigurationError(
-            f"{entity.__name__} has a secret (SecretStr, SecretBytes), which siblings would be sent as asterisks: use"
-            " str or bytes"
-        )
-    has_sets = b'"uniqueItems":true' in said
-
-    def encode(model: Any) -> bytes:
-        said = model.model_dump(mode="json", round_trip=True, by_alias=False)
-        if has_sets:
-            said = _sets_in_order(model.model_dump(round_trip=True, by_alias=False), said)
-        return _encoder.encode(said)
-
-    def decode(content: bytes) -> Any:
-        said = msgspec.json.encode(msgspec.msgpack.decode(content))
-        return validate(said, by_alias=False, by_name=True)
-
-    return encode, decode, shape
-
-
-def _sets_in_order(python: object, said: Any) -> Any:
-    """What pydantic said in JSON mode, its sets in an order of their own; `python` tells which they are."""
-    if isinstance(python, (set, frozenset)):
-        return sorted(said, key=_encoder.encode)
-    if isinstance(python, dict) and isinstance(said, dict):
-        pairs = zip(python.values(), said.items(), strict=True)
-        return {name: _sets_in_order(held, value) for held, (name, value) in pairs}
-    if isinstance(python, (list, tuple)) and isinstance(said, list):
-        return [_sets_in_order(*pair) for pair in zip(python, said, strict=True)]
-    return said
-
-
-def _types(
-    node: msgspec.inspect.Type, place: str, seen: frozenset[int] = frozenset()
-) -> Iterator[tuple[str, msgspec.inspect.Type]]:
-    """`node` and every type below it, each with the path of fields that leads there."""
-    yield place, node
-    if id(node) in seen:  # a class that refers to itself
-        return
-    seen |= {id(node)}
-    for name in getattr(node, "__struct_fields__", ()):
-        child = getattr(node, name)
-        for item in child if isinstance(child, tuple) else (child,):
-            if isinstance(item, msgspec.inspect.Field):
-                yield from _types(item.type, f"{place}.{item.name}", seen)
-            elif isinstance(item, msgspec.inspect.Type):
-                yield from _types(item, place, seen)
 
 
 class KeyCodec(Generic[K]):
@@ -439,4 +381,9 @@ def _meaning(entity: type[Any], key: str | tuple[str, ...] | Callable[[Any], Any
     """Where a key is taken from, as far as another process can compare it: of a function that is the key's type."""
     if key is None:
         return None
-    return [None if callable(key) else key, shape_of_annotation(key_reader(entity, key)[1])]
+    declared = key_reader(entity, key)[1]
+    try:
+        shape = None if declared is None else Planner().plan(declared, "key")
+    except Unfit:  # which the codec of keys says
+        shape = None
+    return [None if callable(key) else key, None if shape is None else shape.shape]

@@ -119,17 +119,10 @@ class Table(Generic[K, V]):
         stamps: list[Stamp],
         contents: list[bytes],
     ) -> None:
-        """Hold these rows, which were read from `contents`; `of_keys` are the hashes of their keys.
+        """Hold these rows, of which `contents` are the canonical bytes; `of_keys` are the hashes of their keys.
 
-        Raises `InvalidEntityError`, and changes nothing, if these are not the canonical bytes of one of them, or if two
-        have the same key.
+        Raises `InvalidEntityError`, and changes nothing, if two have the same key.
         """
-        try:
-            canonical = list(self._rows.encode_all(entities)) == contents
-        except Exception as error:
-            raise InvalidEntityError(f"a row that has no bytes: {error}") from error
-        if not canonical:
-            raise InvalidEntityError("bytes that are not what the row has here")
         if len(set(keys)) != len(keys):  # some may be equal and have other bytes, in another bucket
             raise InvalidEntityError("two rows with the same key")
         hashes = content_hashes(of_keys, contents)

@@ -37,7 +37,6 @@ from imperfect_dollop.replica.messages import (
     MAX_REPOSITORIES,
     Chunk,
     Event,
-    Footer,
     Header,
     Kind,
     Run,
@@ -427,7 +426,7 @@ def test_a_copy_from_before_a_write_that_was_acknowledged_is_not_believed() -> N
     assert one.cold
 
 
-# -- the core: bytes that can be read, and make an entity that has none of its own ------------------
+# -- the core: bytes that can be read, and are not those of the entity that they make ----------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -437,7 +436,7 @@ class Dated:
 
 
 DATED = EntityCodec(Dated)
-BEFORE_TIME = msgspec.msgpack.encode({"id": 1, "when": "0001-01-01T00:00:00+23:59"})
+NOT_CANONICAL = msgspec.msgpack.encode([1, "20270101T000000"])
 GOOD = Dated(1, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 
 
@@ -450,16 +449,15 @@ def dated(origin: str) -> Replica[int, Dated]:
 
 
 def test_an_event_of_such_bytes_is_ignored_and_doubted() -> None:
-    assert DATED.decode(BEFORE_TIME).id == 1
     replica, first = dated("a"), stamp(0, 1)
     for number, one in enumerate(
         (
-            Event(Kind.UPDATE, KEYS.encode(1), BEFORE_TIME, stamp(0, 2), first),  # a successor
-            Event(Kind.UPDATE, KEYS.encode(1), BEFORE_TIME, stamp(0, 3), ABSENT),
+            Event(Kind.UPDATE, KEYS.encode(1), NOT_CANONICAL, stamp(0, 2), first),  # a successor
+            Event(Kind.UPDATE, KEYS.encode(1), NOT_CANONICAL, stamp(0, 3), ABSENT),
             Event(  # an answer
                 Kind.FOUND,
                 KEYS.encode(1),
-                BEFORE_TIME,
+                NOT_CANONICAL,
                 stamp(0, 4),
                 ABSENT,
                 (first, stamp(0, 2), stamp(0, 3)),
@@ -481,25 +479,21 @@ def test_a_copy_with_such_bytes_is_not_taken() -> None:
     joiner = Joiner(replica)
     buckets = joiner.begin("x")
     runs = [Run(1, stamp(0, 2).time, 0)]
-    chunk = Chunk(buckets, False, {}, ["b"], [BEFORE_TIME], runs, [])
+    chunk = Chunk(buckets, False, {}, ["b"], [NOT_CANONICAL], runs, [])
     joiner.take(encode(Header("x", DATED.fingerprint, {}, 0, buckets)))
-    with pytest.raises(ProtocolError, match="has no bytes"):
+    with pytest.raises(ProtocolError, match="not the canonical bytes"):
         joiner.take(encode(chunk))
 
 
-def test_a_row_of_such_bytes_that_differs_is_read_again() -> None:
+def test_a_comparison_with_such_bytes_takes_nothing() -> None:
     replica = dated("a")
     comparison = Comparison(replica, "x", NOW + 9)
     bucket = replica.table.bucket(1)
     runs = [Run(1, stamp(0, 2).time, 0)]
-    chunk = Chunk([bucket], False, {}, ["b"], [BEFORE_TIME], runs, [])
+    chunk = Chunk([bucket], False, {}, ["b"], [NOT_CANONICAL], runs, [])
     comparison.take(encode(Header("x", DATED.fingerprint, {}, 0, [bucket])))
-    comparison.take(encode(chunk))
-    comparison.take(encode(Footer({}, 0, 1, True)))
-    effects = comparison.finish(NOW + 9)
-    comparison.close()
-    assert effects is not None
-    assert doubts(effects) == {1}
+    with pytest.raises(ProtocolError, match="not the canonical bytes"):
+        comparison.take(encode(chunk))
     assert replica.table.live == {1: GOOD}
 
 

@@ -189,11 +189,12 @@ def test_bytes_that_are_no_entity_raise_a_protocol_error(
 @pytest.mark.parametrize(
     "entity",
     [
-        Plain(2**70),
+        Plain(1, name="half \ud83d"),
         Plain(1, name=object()),  # type: ignore[arg-type]
         Plain(1, extra={object(): 1}),  # type: ignore[dict-item]
         Struct(1, pairs={1: [object()]}),  # type: ignore[list-item]
-        Model.model_construct(id=2**70),
+        Model.model_construct(),  # its field has no value
+        Model.model_construct(id=object()),
     ],
 )
 def test_content_without_bytes_is_an_invalid_entity(entity: Any) -> None:
@@ -222,30 +223,9 @@ class WithCustom:
     deep: dict[str, list[Custom | None]]
 
 
-@attrs.define
-class WithComplex:
-    id: complex
-
-
-@dataclasses.dataclass
-class WithObject:
-    id: object
-
-
-@dataclasses.dataclass
-class WithAmbiguity:
-    id: Plain | Attrs
-
-
 @dataclasses.dataclass
 class WithUnknown:
     id: NobodyKnows  # type: ignore[name-defined]  # noqa: F821
-
-
-@dataclasses.dataclass
-class WithSetOfSets:
-    id: int
-    deep: list[frozenset[tuple[int, frozenset[str]]]]
 
 
 class WithArbitrary(pydantic.BaseModel, arbitrary_types_allowed=True):
@@ -256,11 +236,7 @@ class WithArbitrary(pydantic.BaseModel, arbitrary_types_allowed=True):
     "entity",
     [
         WithCustom,
-        WithComplex,
-        WithObject,
-        WithAmbiguity,
         WithUnknown,
-        WithSetOfSets,
         WithArbitrary,
     ],
 )
@@ -369,29 +345,10 @@ LEFT_OUT = msgspec.UNSET
             struct(*TWO),
             struct(*TWO[::-1]),
         ),  # the same content, and other bytes: no digest would agree
-        (
-            struct(*TWO, rename={"first": "a", "last": "b"}),
-            struct(*TWO, rename={"first": "b", "last": "a"}),
-        ),
-        (struct(("x", str, "a")), struct(("x", str, "a"), omit_defaults=True)),
-        (
-            struct(("x", str, "a"), omit_defaults=True),
-            struct(("x", str, "b"), omit_defaults=True),
-        ),
-        (
-            struct(("x", list[int], msgspec.field(default_factory=list)), omit_defaults=True),
-            struct(("x", list[int]), omit_defaults=True),
-        ),
-        (
-            struct(("x", int | msgspec.UnsetType, LEFT_OUT)),
-            struct(("x", int | msgspec.UnsetType, 5)),
-        ),
         (struct(("x", XY)), struct(("x", YX))),
         (struct(("x", RED_IS_ONE)), struct(("x", RED_IS_TWO))),
         (struct(("x", dict[int, int])), struct(("x", dict[str, int]))),
         (struct(("prefixItems", int)), struct(("prefixItems", str))),
-        (struct(tag="a"), struct(tag="b")),
-        (struct(forbid_unknown_fields=True), struct()),
         (model(x=(RED_IS_ONE, ...)), model(x=(RED_IS_TWO, ...))),
         (model(x=(listed(RED_IS_ONE), ...)), model(x=(listed(RED_IS_TWO), ...))),
         (model(x=(XY, ...)), model(x=(YX, ...))),
@@ -409,6 +366,25 @@ def test_what_reads_the_same_and_means_something_else_has_another_fingerprint(
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        (
+            struct(*TWO, rename={"first": "a", "last": "b"}),
+            struct(*TWO, rename={"first": "b", "last": "a"}),
+        ),
+        (struct(("x", str, "a")), struct(("x", str, "a"), omit_defaults=True)),
+        (
+            struct(("x", str, "a"), omit_defaults=True),
+            struct(("x", str, "b"), omit_defaults=True),
+        ),
+        (
+            struct(("x", list[int], msgspec.field(default_factory=list)), omit_defaults=True),
+            struct(("x", list[int]), omit_defaults=True),
+        ),
+        (
+            struct(("x", int | msgspec.UnsetType, LEFT_OUT)),
+            struct(("x", int | msgspec.UnsetType, 5)),
+        ),
+        (struct(tag="a"), struct(tag="b")),
+        (struct(forbid_unknown_fields=True), struct()),
         (struct(("x", str, "a")), struct(("x", str, "b"))),
         (model(x=(int, 1)), model(x=(int, 2))),
         (model(x=(int, pydantic.Field(alias="y"))), model(x=(int, pydantic.Field(alias="z")))),
@@ -450,8 +426,6 @@ def test_a_field_of_a_generic_class() -> None:
     codec = EntityCodec(Numbers)
     numbers = Numbers(Page((1, 2)))
     assert codec.decode(codec.encode(numbers)) == numbers
-    with pytest.raises(ProtocolError):
-        codec.decode(EntityCodec(Names).encode(Names(Page(("one",)))))
     assert fingerprint(Numbers) != fingerprint(
         dataclasses.make_dataclass("Numbers", [("page", Page[str])])
     )
@@ -495,10 +469,15 @@ class Secretive(pydantic.BaseModel):
     password: pydantic.SecretStr
 
 
-@pytest.mark.parametrize("entity", [Excluding, Around, Secretive])
-def test_a_field_that_a_model_does_not_give_away_is_refused(entity: type[Any]) -> None:
-    with pytest.raises(ConfigurationError, match=f"{entity.__name__}.*siblings"):
-        EntityCodec(entity)
+def test_codec_field_excluded_from_a_model_s_output_travels() -> None:
+    around = Around(id=1, within={"a": [Excluding(id=2, hidden="x"), None]})
+    codec = EntityCodec(Around)
+    assert codec.decode(codec.verify(around)).within["a"][0].hidden == "x"  # type: ignore[union-attr]
+
+
+def test_codec_secret_field_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Secretive\.password.*siblings"):
+        EntityCodec(Secretive)
 
 
 SHAPE = """

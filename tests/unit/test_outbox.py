@@ -53,7 +53,7 @@ def test_a_batch_is_bounded_by_number_and_by_size(monkeypatch: pytest.MonkeyPatc
     assert [len(outbox.batch()[0]) for _ in range(3)] == [MAX_BATCH, 1, 0]
     monkeypatch.setattr(outbox_module, "MAX_BATCH_BYTES", 100)
     for key in range(4):
-        outbox.add(create(Row(key, 1, "x" * 90), 0))
+        outbox.add(create(Row(key, 1, "x" * 99), 0))
     assert [len(outbox.batch()[0]) for _ in range(4)] == [1, 1, 1, 1]
 
 

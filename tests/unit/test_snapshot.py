@@ -491,7 +491,7 @@ def test_the_next_donor_may_know_less_and_the_buffer_tells_the_rest() -> None:
     pair.write(Kind.UPDATE, Row(1, 2, "changed"))
     for number, frame in enumerate(pair.frames("t1"), 1):
         pair.joiner.take(frame)
-        if number == 6:
+        if number == 4:
             break
     for frame in pair.frames("t2", donor=behind):
         pair.joiner.take(frame)
@@ -830,7 +830,7 @@ def test_what_an_attempt_that_failed_has_missed_is_not_waited_for() -> None:
 def test_a_tombstone_of_a_complete_bucket_outlives_the_donor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(snapshot_module, "CHUNK_BYTES", 200)
+    monkeypatch.setattr(snapshot_module, "CHUNK_BYTES", 60)
     monkeypatch.setattr("imperfect_dollop.replica.table.key_hash", lambda key: decode(key) % 2)
     pair = Pair(rows=0)
     for key in range(1, 21, 2):

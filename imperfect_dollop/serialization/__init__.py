@@ -1,0 +1,1 @@
+"""Rows as bytes and back: the state of every object, by value and type."""

@@ -1,0 +1,226 @@
+"""The classes that rows are made of: which fields each has, and how an object is rebuilt past its own code.
+
+An object that is rebuilt gets the values that its fields had. No constructor, validator, converter or
+``__post_init__`` runs: what these have made of the values is in them already.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import keyword
+import types
+import typing
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from .scalars import Unfit
+
+__all__ = [
+    "ClassKind",
+    "Field",
+    "extras_of",
+    "fields_of",
+    "kind_of",
+    "names_of",
+    "reading",
+    "rebuilding",
+]
+
+ClassKind: typing.TypeAlias = typing.Literal["dataclass", "attrs", "Struct", "pydantic", "tuple"]
+
+
+class Field(NamedTuple):
+    """One field of a class."""
+
+    name: str
+    annotation: Any
+
+
+def kind_of(cls: type) -> ClassKind | None:
+    """What a class was declared with; ``None`` for a class that is no record of fields."""
+    if issubclass(cls, msgspec.Struct):
+        return "Struct"
+    if hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_dump"):
+        return "pydantic"
+    if hasattr(cls, "__attrs_attrs__"):
+        return "attrs"
+    if dataclasses.is_dataclass(cls):
+        return "dataclass"
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        return "tuple"
+    return None
+
+
+def fields_of(cls: Any) -> list[Field]:
+    """The fields of a class, in their order. Raises `Unfit` where annotations cannot be resolved."""
+    kind = kind_of(cls)
+    if kind == "pydantic":
+        return [Field(name, field.annotation) for name, field in _model_fields(cls).items()]
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError, AttributeError) as error:
+        raise Unfit(f"the annotations of {cls.__name__} cannot be resolved: {error}") from error
+    if kind == "Struct":
+        names: Any = cls.__struct_fields__
+    elif kind == "attrs":
+        names = [attribute.name for attribute in cls.__attrs_attrs__]
+    elif kind == "dataclass":
+        names = [field.name for field in dataclasses.fields(cls)]
+    else:
+        names = cls._fields
+    return [Field(name, hints.get(name, Any)) for name in names]
+
+
+_names: Final[weakref.WeakKeyDictionary[type, tuple[str, ...]]] = weakref.WeakKeyDictionary()
+
+
+def names_of(cls: type) -> tuple[str, ...]:
+    """The names of the fields of a class; they are remembered."""
+    names = _names.get(cls)
+    if names is None:
+        names = _names[cls] = tuple(field.name for field in fields_of(cls))
+    return names
+
+
+def _model_fields(cls: Any) -> dict[str, Any]:
+    if not cls.__pydantic_complete__:
+        try:
+            cls.model_rebuild()
+        except Exception as error:  # pydantic's own; the package is not ours to import
+            raise Unfit(f"the fields of {cls.__name__} cannot be resolved: {error}") from error
+    fields: dict[str, Any] = cls.__pydantic_fields__
+    return fields
+
+
+def extras_of(cls: type, fields: list[Field]) -> Callable[[Any], dict[str, Any] | None] | None:
+    """What finds the attributes of an object that are no fields; ``None`` where objects have no place for them.
+
+    A cached property is none of them, nor is an attribute whose name begins with an underscore: both count as caches,
+    which each object fills by itself.
+    """
+    if not any("__dict__" in vars(base) for base in cls.__mro__ if base is not object):
+        return None
+    names = frozenset(field.name for field in fields)
+    stored = sum(not _is_slot(cls, field.name) for field in fields)
+    cached = frozenset(
+        name
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, functools.cached_property)
+    )
+
+    def extras(value: Any) -> dict[str, Any] | None:
+        state = value.__dict__
+        if len(state) == stored:
+            return None
+        return {
+            name: item
+            for name, item in state.items()
+            if name not in names and name not in cached and not name.startswith("_")
+        } or None
+
+    return extras
+
+
+def _is_slot(cls: type, name: str) -> bool:
+    return isinstance(_class_attribute(cls, name), types.MemberDescriptorType)
+
+
+def _class_attribute(cls: type, name: str) -> Any:
+    for base in cls.__mro__:
+        if name in vars(base):
+            return vars(base)[name]
+    return None
+
+
+# -- rebuilding ------------------------------------------------------------------------------------
+
+_force: Final = msgspec.structs.force_setattr
+
+
+def rebuilding(cls: Any, names: list[str], context: dict[str, Any]) -> list[str]:
+    """Lines of Python that make an object of the values ``v0``, ``v1``, ... of its fields and leave it in ``o``.
+
+    What the lines name is added to `context`. They are generated, as `dataclasses` does it: a loop over the fields
+    would take twice as long. Raises `Unfit`, naming the field, where a value cannot be put back as it was.
+    """
+    context["cls"] = cls
+    kind = kind_of(cls)
+    values = "".join(f"v{n}, " for n in range(len(names)))
+    if kind == "tuple":
+        context["new"] = tuple.__new__
+        return [f"o = new(cls, ({values}))"]
+    if kind == "Struct":
+        return _struct_lines(cls, names, values, context)
+    context["new"] = object.__new__
+    if kind == "pydantic":
+        context["put"] = object.__setattr__
+        pairs = ", ".join(f"{name!r}: v{n}" for n, name in enumerate(names))
+        return ["o = new(cls)", f"put(o, '__dict__', {{{pairs}}})"]
+    return ["o = new(cls)", *_attribute_lines(cls, names, context)]
+
+
+def _struct_lines(cls: Any, names: list[str], values: str, context: dict[str, Any]) -> list[str]:
+    if not hasattr(cls, "__post_init__"):
+        if len(cls.__match_args__) == len(names):
+            return [f"o = cls({values})"]
+        context["names"] = names
+        return [f"o = cls(**dict(zip(names, ({values}))))"]
+    # A Struct is made by its constructor only, which runs __post_init__; a copy of one is made without. So the first is
+    # made as of a class whose __post_init__ does nothing, and turned into one of `cls`.
+    options = cls.__struct_config__
+    blank_class: Any = msgspec.defstruct(
+        cls.__name__,
+        [],
+        bases=(cls,),
+        namespace={"__post_init__": lambda self: None},
+        module=__name__,
+        gc=options.gc,
+        weakref=options.weakref,
+        dict=options.dict,
+    )
+    blank = blank_class(**dict.fromkeys(names))
+    try:
+        _force(blank, "__class__", cls)
+    except TypeError as error:
+        raise Unfit(f"{cls.__name__} has a __post_init__, which a copy would run again") from error
+    context.update(blank=blank, copy=copy.copy, force=_force)
+    return ["o = copy(blank)", *(f"force(o, {name!r}, v{n})" for n, name in enumerate(names))]
+
+
+def _attribute_lines(cls: type, names: list[str], context: dict[str, Any]) -> list[str]:
+    # Not into `__dict__`: an object whose dict nobody has asked for takes less memory.
+    context["put"] = object.__setattr__
+    lines: list[str] = []
+    for n, name in enumerate(names):
+        found = _class_attribute(cls, name)
+        if _is_slot(cls, name):
+            context[f"put{n}"] = found.__set__
+            lines.append(f"put{n}(o, v{n})")
+        elif hasattr(type(found), "__set__"):
+            raise Unfit(
+                f"{cls.__name__}.{name} is a descriptor, which keeps its value in a place of its own"
+            )
+        else:
+            lines.append(f"put(o, {name!r}, v{n})")
+    return lines
+
+
+def reading(cls: type, names: list[str]) -> list[str]:
+    """Lines of Python that read the fields of the object ``o`` into ``v0``, ``v1``, ..."""
+    kind = kind_of(cls)
+    if kind == "tuple":
+        return [f"{''.join(f'v{n}, ' for n in range(len(names)))} = o"] if names else []
+    if kind == "pydantic":
+        return ["d = o.__dict__", *(f"v{n} = d[{name!r}]" for n, name in enumerate(names))]
+    return [
+        f"v{n} = o.{name}"
+        if name.isidentifier() and not keyword.iskeyword(name)
+        else f"v{n} = getattr(o, {name!r})"
+        for n, name in enumerate(names)
+    ]

@@ -1,0 +1,105 @@
+"""Whether a copy is what the original is: by value and by type, at every depth.
+
+It knows nothing of how objects travel, so that a fault there does not hide itself here.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import decimal
+import enum
+import math
+from typing import Any, Final
+
+from .classes import kind_of, names_of
+
+__all__ = ["difference"]
+
+_BY_VALUE: Final = frozenset({int, str, bytes, bool, type(None)})
+_TIMES: Final = (dt.datetime, dt.time)
+_ITEMS: Final = frozenset({list, tuple, collections.deque})
+_DICTS: Final = frozenset({dict, collections.OrderedDict, collections.Counter})
+
+
+def difference(one: Any, other: Any, place: str) -> str | None:
+    """The place of the first difference, in words; ``None`` if there is none."""
+    kind = type(one)
+    if kind is not type(other):
+        return f"{place} is of the type {kind.__qualname__} and would be of the type {type(other).__qualname__}"
+    if kind in _BY_VALUE:
+        return None if one == other else _differs(place, one, other)
+    if kind is float:
+        same = one == other and math.copysign(1, one) == math.copysign(1, other)
+        return None if same or (one != one and other != other) else _differs(place, one, other)
+    if kind is complex:
+        return difference([one.real, one.imag], [other.real, other.imag], place)
+    if kind in _ITEMS:
+        return _of_items(one, other, place)
+    if kind in _DICTS:
+        return _of_dicts(one, other, place)
+    if kind is set or kind is frozenset:
+        pairs = [{(type(item), item) for item in items} for items in (one, other)]
+        return None if pairs[0] == pairs[1] else _differs(place, one, other)
+    if isinstance(one, _TIMES):
+        same = one.replace(tzinfo=None) == other.replace(tzinfo=None) and one.fold == other.fold
+        return None if same and _same_zone(one, other) else _differs(place, one, other)
+    if isinstance(one, decimal.Decimal):
+        return None if str(one) == str(other) else _differs(place, one, other)
+    if isinstance(one, enum.Enum):
+        return None if one is other else _differs(place, one, other)
+    if kind_of(kind) is not None:
+        return _of_records(one, other, place)
+    return None if one == other else _differs(place, one, other)
+
+
+def _differs(place: str, one: Any, other: Any) -> str:
+    return f"{place} is {one!r:.100} and would be {other!r:.100}"
+
+
+def _same_zone(one: Any, other: Any) -> bool:
+    zone, another = one.tzinfo, other.tzinfo
+    return type(zone) is type(another) and (zone == another) and repr(zone) == repr(another)
+
+
+def _of_items(one: Any, other: Any, place: str) -> str | None:
+    if len(one) != len(other) or getattr(one, "maxlen", None) != getattr(other, "maxlen", None):
+        return _differs(place, one, other)
+    for number, (item, copy) in enumerate(zip(one, other, strict=True)):
+        found = difference(item, copy, f"{place}[{number}]")
+        if found is not None:
+            return found
+    return None
+
+
+def _of_dicts(one: Any, other: Any, place: str) -> str | None:
+    keys = {key: key for key in other}
+    in_order = type(one) is not collections.OrderedDict or list(one) == list(other)
+    if len(one) != len(other) or not in_order:
+        return _differs(place, one, other)
+    for key, item in one.items():
+        if key not in keys:
+            return _differs(place, one, other)
+        found = difference(key, keys[key], f"a key of {place}") or difference(
+            item, other[key], f"{place}[{key!r}]"
+        )
+        if found is not None:
+            return found
+    return None
+
+
+_ABSENT: Final = object()
+
+
+def _of_records(one: Any, other: Any, place: str) -> str | None:
+    for name in names_of(type(one)):
+        item, copy = getattr(one, name, _ABSENT), getattr(other, name, _ABSENT)
+        found = difference(item, copy, f"{place}.{name}")
+        if found is not None:
+            return found
+    if kind_of(type(one)) == "pydantic":
+        for name in ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
+            found = difference(getattr(one, name), getattr(other, name), f"{place}.{name}")
+            if found is not None:
+                return found
+    return None
