@@ -7,8 +7,9 @@ place of an exception. A column that needs no converter has none here either, so
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
@@ -59,6 +60,8 @@ class RowReader(Generic[V]):
         self._names = list(arguments.values())
         self._attributes = list(arguments)
         self.key = [self._attributes.index(attribute) for attribute in key]
+        self.key_of: Callable[[Sequence[Any]], Any] = operator.itemgetter(*self.key)
+        """The key in a row: a tuple if the primary key has several columns."""
         self._any_broken = (
             False  # whether a converter has ever failed: until then no row is searched
         )
@@ -67,10 +70,6 @@ class RowReader(Generic[V]):
             for attribute in self._attributes
         ]
         self.key_columns = [self.columns[index] for index in self.key]
-
-    def key_of(self, row: Sequence[Any]) -> Any:
-        """The key in a row: a tuple if the primary key has several columns."""
-        return key_of([row[index] for index in self.key])
 
     def entity(self, row: Sequence[Any]) -> V:
         """The entity of one row. Raises `InvalidEntityError` if there is none."""
@@ -81,9 +80,18 @@ class RowReader(Generic[V]):
             )
         return made
 
-    def entities(self, rows: Iterable[Sequence[Any]]) -> list[V | UnreadableRow]:
+    def entities(self, rows: Sequence[Sequence[Any]]) -> list[V | UnreadableRow]:
         """The entity of each row, or an `UnreadableRow` in its place."""
-        return [self.made(row) for row in rows]
+        if self._any_broken or self._any_null_key(rows):
+            return [self.made(row) for row in rows]
+        entity, names = self._entity, self._names
+        made: list[V | UnreadableRow] = []
+        for row in rows:
+            try:
+                made.append(entity(**dict(zip(names, row, strict=True))))
+            except Exception as error:  # whatever the application's class raises
+                made.append(self._refused(row, error))
+        return made
 
     def made(self, row: Sequence[Any]) -> V | UnreadableRow:
         """The entity of a row, or an `UnreadableRow` in its place."""
@@ -98,8 +106,8 @@ class RowReader(Generic[V]):
                 )
         try:
             return self._entity(**dict(zip(self._names, row, strict=True)))
-        except Exception as error:  # whatever the application's class raises
-            return self._unreadable(row, constructor_failure(self._entity, error))
+        except Exception as error:  # as in `entities`
+            return self._refused(row, error)
 
     def without_key(self, parts: Sequence[Any]) -> UnreadableRow | None:
         """An `UnreadableRow` if a value of `key_columns` is NULL or could not be converted, else ``None``."""
@@ -115,6 +123,14 @@ class RowReader(Generic[V]):
     def unreadable(self, key: Any, error: BaseException) -> UnreadableRow:
         """A row that the driver cannot read."""
         return UnreadableRow(key, f"the driver cannot read the row: {in_words(error)}")
+
+    def _any_null_key(self, rows: Sequence[Sequence[Any]]) -> bool:
+        if len(self.key) == 1:
+            return None in map(self.key_of, rows)
+        return any(None in key for key in map(self.key_of, rows))
+
+    def _refused(self, row: Sequence[Any], error: Exception) -> UnreadableRow:
+        return self._unreadable(row, constructor_failure(self._entity, error))
 
     def _unreadable(self, row: Sequence[Any], reason: str) -> UnreadableRow:
         parts = [row[index] for index in self.key]
@@ -195,13 +211,14 @@ def constructor_failure(entity: type[Any], error: Exception) -> str:
 
 
 def _function_of(entity: type[Any], traceback: TracebackType | None) -> str | None:
-    """The first function below the constructor that the class defines, in a traceback from `RowReader.made`."""
+    """The first function below the constructor that the class defines, in a traceback from this module."""
     while traceback is not None:
-        name = traceback.tb_frame.f_code.co_name
+        code = traceback.tb_frame.f_code
+        name = code.co_name
         if (
             name != "__init__"
-            and traceback.tb_frame.f_code is not RowReader.made.__code__
-            and (callable(getattr(entity, name, None)))
+            and code.co_filename != __file__
+            and callable(getattr(entity, name, None))
         ):
             return name
         traceback = traceback.tb_next

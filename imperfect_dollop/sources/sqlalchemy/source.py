@@ -287,7 +287,7 @@ class SQLAlchemySource(Generic[V]):
                             self._select, execution_options={"yield_per": CHUNK_ROWS}
                         )
                         async for rows in result.partitions():
-                            done += [self._reader.key_of(row) for row in rows]
+                            done += map(self._reader.key_of, rows)
                             yield self._entities(rows)
                     except GeneratorExit:
                         # MySQL sends what is left of the rows all the same: they are read here, or the
