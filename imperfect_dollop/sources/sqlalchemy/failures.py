@@ -66,8 +66,8 @@ _REASONS: Final[Mapping[Code, ConflictReason]] = {
     ),
     **dict.fromkeys(("40P01", 1205, 1213), "deadlock"),
     **dict.fromkeys(("40001", 1020), "serialization"),
-    # A missing value, a violated CHECK, and what a trigger or a view refuses.
-    **dict.fromkeys(("P0001", 1048, 1364, 1644, 3819, 4025, 1288, 1348, 1471), "other"),
+    # A missing value, a violated CHECK, and what a trigger refuses.
+    **dict.fromkeys(("P0001", 1048, 1364, 1644, 3819, 4025), "other"),
 }
 """The codes of a refused write, and the reason that `ConflictError.reason` gives. 23 in SQLSTATE is one too."""
 
@@ -75,6 +75,9 @@ _CONFLICTS: Final[Mapping[ConflictReason, str]] = {
     "deadlock": "the database ended a deadlock, or a wait for a lock, by undoing this write; try again",
     "serialization": "a transaction at the same time changed what this one had read; try again",
 }
+
+_VIEWS: Final = frozenset({"55000", 1288, 1348, 1471})
+"""The codes of a write to a view that takes no such write. SQLite has only a message."""
 
 _VALUES: Final = frozenset({1264, 1265, 1292, 1366, 1367, 1406, 1690, 1906, 3105, "428C9"})
 """The codes for a value that a column cannot hold, or does not take at all. 22 in SQLSTATE is one too."""
@@ -122,7 +125,7 @@ _SQLITE_MESSAGES: Final = (  # these have the result code SQLITE_ERROR, and noth
 
 _VALUE: Final = "a value is not one that its column can hold"
 _CONSTRAINT: Final = "a constraint of the database forbids it"
-_VIEW: Final = "the view or generated column cannot be written"
+_VIEW: Final = "the view cannot be written"
 _FAILED: Final = "the database failed; see that it is up and reachable"
 _OTHER_LOOP: Final = (
     "a connection is in use by another event loop or task; make one engine in each event loop, and do not share "
@@ -133,6 +136,7 @@ _LOOP_MESSAGES: Final = (
     "bound to a different event loop",
     "another operation is in progress",
     "Event loop is closed",
+    "Command Out of Sync",  # asyncmy's words for two tasks, or two loops, on one connection
 )
 
 
@@ -160,7 +164,7 @@ def _meaning(
         if verb in WRITES and (code in _REASONS or _is_constraint(error, code)):
             reason = _REASONS.get(code, "other")
             return ConflictError, _CONFLICTS.get(reason, _CONSTRAINT), reason
-        if verb in WRITES and (code == "55000" or ("cannot modify" in text and "view" in text)):
+        if verb in WRITES and (code in _VIEWS or text.endswith("because it is a view")):
             return ConflictError, _VIEW, "other"
         if _is_value(error, original, code, text) and not (stage.committing and code == ""):
             return InvalidEntityError, _VALUE, "other"
@@ -195,13 +199,11 @@ def _is_value(error: Exception, original: Any, code: Code, text: str) -> bool:
         return True
     if not isinstance(error, DBAPIError) and not isinstance(original, SQLAlchemyError):
         return True  # the conversion of a parameter in the column's type
-    return (
-        text.startswith(
-            (
-                "Error binding parameter",
-                "Could not decode to UTF-8",
-                "cannot INSERT into generated column",
-            )
+    return text.startswith(
+        (
+            "Error binding parameter",
+            "Could not decode to UTF-8",
+            "cannot INSERT into generated column",
+            "cannot UPDATE generated column",
         )
-        or "can not be used with MySQL" in text
     )

@@ -15,9 +15,11 @@ The rules, the same on SQLite, PostgreSQL and MariaDB/MySQL:
 from __future__ import annotations
 
 import asyncio
+import math
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
@@ -323,6 +325,7 @@ class SQLAlchemySource(Generic[V]):
         parts = [values.get(column) for column in self._key_columns]
         key = key_of(parts)
         self._check_types(key, parts)
+        self._check_finite(values.values())
         try:
             async with self._transaction("create", key) as connection:
                 stored = await self._insert(connection, insert(self._table).values(values))
@@ -369,8 +372,9 @@ class SQLAlchemySource(Generic[V]):
                     "has been loaded"
                 )
             values[self._columns[self.version]] = self._columns[self.version] + 1
-        statement = update(self._table).where(*self._still(key, held)).values(values)
         async with self._existing("update", key), self._transaction("update", key) as connection:
+            self._check_finite(values.values())
+            statement = update(self._table).where(*self._still(key, held)).values(values)
             if (await connection.execute(statement)).rowcount == 0:
                 raise await self._lost(connection, "update", key, held)
             return await self._read_back(connection, "update", key, given=parts)
@@ -381,9 +385,9 @@ class SQLAlchemySource(Generic[V]):
             raise ConfigurationError(
                 f"{self!r} cannot compare the version on a delete; give it its version_column"
             )
-        conditions = self._still(key, version)
-        statement = delete(self._table).where(*conditions)
         async with self._existing("delete", key), self._transaction("delete", key) as connection:
+            conditions = self._still(key, version)
+            statement = delete(self._table).where(*conditions)
             if self._exact_keys:
                 if (await connection.execute(statement)).rowcount == 0:
                     raise await self._lost(connection, "delete", key, version)
@@ -430,6 +434,7 @@ class SQLAlchemySource(Generic[V]):
             if len(keys) == 1:
                 rows += await connection.execute(self._select.where(*self._is(about)))
             else:
+                self._check_finite(part for key in keys for part in key)
                 for start in range(0, len(keys), batch):
                     chosen = tuple_(*self._key_columns).in_(keys[start : start + batch])
                     rows += await connection.execute(self._select.where(chosen))
@@ -519,7 +524,9 @@ class SQLAlchemySource(Generic[V]):
     def _is(self, key: Any) -> list[ColumnElement[bool]]:
         # A literal of the column's type, whatever the value's: PostgreSQL else refuses to compare an
         # integer with a string as a mistake in the statement, as if the table were at fault.
-        pairs = zip(self._key_columns, self._parts(key), strict=True)
+        parts = self._parts(key)
+        self._check_finite(parts)
+        pairs = zip(self._key_columns, parts, strict=True)
         return [column == literal(part, column.type) for column, part in pairs]
 
     def _still(self, key: Any, version: int | None) -> list[ColumnElement[bool]]:
@@ -532,7 +539,20 @@ class SQLAlchemySource(Generic[V]):
     def _values_of(self, entity: V) -> dict[Column[Any], Any]:
         if not isinstance(cast("object", entity), self.entity):
             raise InvalidEntityError(f"{self!r} does not store a {type(entity).__name__}")
-        return {column: getattr(entity, attribute) for attribute, column in self._columns.items()}
+        return {column: getattr(entity, name) for name, column in self._columns.items()}
+
+    def _check_finite(self, values: Iterable[Any]) -> None:
+        """Raises `InvalidEntityError` for a number that the statement itself could not say.
+
+        The drivers for MariaDB and MySQL write numbers into the statement as they are, and take NaN for a column there.
+        """
+        if self._engine.dialect.name not in ("mysql", "mariadb"):
+            return
+        for value in values:
+            if isinstance(value, (float, Decimal)) and not math.isfinite(value):
+                raise InvalidEntityError(
+                    f"{self._table.name!r} cannot hold {value!r}: numbers of this database are finite"
+                ) from ValueError(f"{value!r} is not finite")
 
     # -- transactions ------------------------------------------------------------------------------
 
