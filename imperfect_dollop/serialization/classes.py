@@ -165,6 +165,10 @@ def rebuilding(cls: Any, names: list[str], context: dict[str, Any]) -> list[str]
     return ["o = new(cls)", *_attribute_lines(cls, names, context)]
 
 
+def _nothing(struct: object) -> None:
+    """Stands for a ``__post_init__`` that is not to run."""
+
+
 def _struct_lines(cls: Any, names: list[str], values: str, context: dict[str, Any]) -> list[str]:
     if not hasattr(cls, "__post_init__"):
         if len(cls.__match_args__) == len(names):
@@ -178,7 +182,7 @@ def _struct_lines(cls: Any, names: list[str], values: str, context: dict[str, An
         cls.__name__,
         [],
         bases=(cls,),
-        namespace={"__post_init__": lambda self: None},
+        namespace={"__post_init__": _nothing},
         module=__name__,
         gc=options.gc,
         weakref=options.weakref,

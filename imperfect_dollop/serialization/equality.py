@@ -39,8 +39,9 @@ def difference(one: Any, other: Any, place: str) -> str | None:
     if kind in _DICTS:
         return _of_dicts(one, other, place)
     if kind is set or kind is frozenset:
-        pairs = [{(type(item), item) for item in items} for items in (one, other)]
-        return None if pairs[0] == pairs[1] else _differs(place, one, other)
+        if {(type(item), item) for item in one} == {(type(item), item) for item in other}:
+            return None
+        return _of_items(sorted(one, key=repr), sorted(other, key=repr), place)  # a NaN equals none
     if isinstance(one, _TIMES):
         same = one.replace(tzinfo=None) == other.replace(tzinfo=None) and one.fold == other.fold
         return None if same and _same_zone(one, other) else _differs(place, one, other)
@@ -73,15 +74,15 @@ def _of_items(one: Any, other: Any, place: str) -> str | None:
 
 
 def _of_dicts(one: Any, other: Any, place: str) -> str | None:
-    keys = {key: key for key in other}
-    in_order = type(one) is not collections.OrderedDict or list(one) == list(other)
-    if len(one) != len(other) or not in_order:
+    pairs, others = list(one.items()), list(other.items())
+    if type(one) is not collections.OrderedDict and list(one) != list(other):
+        pairs.sort(key=repr)
+        others.sort(key=repr)
+    if len(pairs) != len(others):
         return _differs(place, one, other)
-    for key, item in one.items():
-        if key not in keys:
-            return _differs(place, one, other)
-        found = difference(key, keys[key], f"a key of {place}") or difference(
-            item, other[key], f"{place}[{key!r}]"
+    for (key, item), (another, copy) in zip(pairs, others, strict=True):
+        found = difference(key, another, f"a key of {place}") or difference(
+            item, copy, f"{place}[{key!r}]"
         )
         if found is not None:
             return found

@@ -151,7 +151,7 @@ class Planner:
             _MEMBER: self._load_member,
             _FOREIGN: _load_foreign,
             _ORDERED_DICT: lambda form: collections.OrderedDict(self._load_pairs(form)),
-            _COUNTER: lambda form: collections.Counter(self._load_pairs(form)),
+            _COUNTER: self._load_counter,
             _DEQUE: self._load_deque,
         }
 
@@ -436,6 +436,9 @@ class Planner:
         key, value = key or self._any, value or self._any
         return {key.load_one(one): value.load_one(other) for one, other in _list(form)}
 
+    def _load_counter(self, form: Any) -> Any:
+        return collections.Counter[Any](self._load_pairs(form))
+
     def _load_deque(self, form: Any) -> Any:
         most, items = form
         return collections.deque(self._any.load_all(_list(items)), most)
@@ -646,6 +649,8 @@ class _ModelState:
     def __init__(self, cls: Any, names: list[str], anything: Plan) -> None:
         self._names = frozenset(names)
         self._any = anything
+        # A model of one value alone, a RootModel, has neither extra values nor private attributes.
+        self._has_places = not cls.__pydantic_root_model__
         self._no_extra: dict[str, Any] | None = (
             {} if cls.model_config.get("extra") == "allow" else None
         )
@@ -671,8 +676,9 @@ class _ModelState:
             fields_set = self._names if said is None else frozenset(said)
         put = object.__setattr__
         put(model, "__pydantic_fields_set__", set(fields_set))
-        put(model, "__pydantic_extra__", None if extra is None else dict(extra))
-        put(model, "__pydantic_private__", private)
+        if self._has_places:
+            put(model, "__pydantic_extra__", None if extra is None else dict(extra))
+            put(model, "__pydantic_private__", private)
 
 
 _COLLECTIONS: Final = (collections.deque, collections.OrderedDict, collections.Counter)
@@ -684,11 +690,11 @@ _SCALARS_BY_NAME: Final = {scalar.name: scalar for scalar in (*SCALARS.values(),
 
 def _widened(form: Any) -> Any:
     """A form in which every int beyond 64 bits, which msgpack does not have, escapes."""
-    if type(form) is int and not -(2**63) <= form < 2**64:
+    if isinstance(form, int) and not -(2**63) <= form < 2**64:
         return Ext(_SCALAR, _encode([LARGE_INT.name, LARGE_INT.dump(form)]))
-    if type(form) in (list, tuple):
+    if isinstance(form, (list, tuple)):
         return [_widened(item) for item in form]
-    if type(form) is dict:
+    if isinstance(form, dict):
         return {name: _widened(item) for name, item in form.items()}
     return form
 

@@ -130,8 +130,11 @@ def _moment(kind: Any) -> Scalar:
 # -- numbers, text and others ----------------------------------------------------------------------
 
 
-def _by_text(kind: Any, name: str | None = None) -> tuple[type, Scalar]:
-    return kind, Scalar(name or kind.__name__, str, lambda wire: kind(_text(wire)))
+def _by_text(kind: Any) -> Scalar:
+    def load(wire: Any) -> Any:
+        return kind(_text(wire))
+
+    return Scalar(kind.__name__, str, load)
 
 
 def _text(wire: Any) -> str:
@@ -166,14 +169,42 @@ def _load_span(wire: Any) -> dt.timedelta:
     return _new_span(days, seconds, microseconds)
 
 
+def _dump_uuid(value: uuid.UUID) -> bytes:
+    return value.bytes
+
+
+def _load_uuid(wire: Any) -> uuid.UUID:
+    return uuid.UUID(bytes=_bytes(wire))
+
+
+def _load_bytearray(wire: Any) -> bytearray:
+    return bytearray(_bytes(wire))
+
+
+def _dump_complex(value: complex) -> list[float]:
+    return [value.real, value.imag]
+
+
 def _load_complex(wire: Any) -> complex:
     real, imaginary = wire
     return complex(real, imaginary)
 
 
+def _dump_pattern(value: re.Pattern[Any]) -> list[Any]:
+    return [value.pattern, value.flags]
+
+
 def _load_pattern(wire: Any) -> re.Pattern[Any]:
     source, flags = wire
     return re.compile(source, flags)
+
+
+def _load_zone_info(wire: Any) -> Any:
+    return _zone(_text(wire))
+
+
+def _dump_unset(value: object) -> None:
+    return None
 
 
 def _load_unset(wire: Any) -> msgspec.UnsetType:
@@ -185,40 +216,35 @@ def _load_unset(wire: Any) -> msgspec.UnsetType:
 LARGE_INT: Final = Scalar("int", _dump_large, _load_large)
 """An int beyond 64 bits, which msgpack has no form for."""
 
-SCALARS: Final[dict[type, Scalar]] = dict(
-    [
-        (dt.datetime, _moment(dt.datetime)),
-        (dt.time, _moment(dt.time)),
-        (dt.date, Scalar("date", dt.date.isoformat, dt.date.fromisoformat)),
-        (dt.timedelta, Scalar("timedelta", _dump_span, _load_span)),
-        (uuid.UUID, Scalar("UUID", lambda value: value.bytes, lambda wire: uuid.UUID(bytes=wire))),
-        (complex, Scalar("complex", lambda value: [value.real, value.imag], _load_complex)),
-        (bytearray, Scalar("bytearray", bytes, lambda wire: bytearray(_bytes(wire)))),
-        (
-            re.Pattern,
-            Scalar("Pattern", lambda value: [value.pattern, value.flags], _load_pattern),
-        ),
-        (zoneinfo.ZoneInfo, Scalar("ZoneInfo", _zone_of, lambda wire: _zone(_text(wire)))),
-        (msgspec.UnsetType, Scalar("UNSET", lambda value: None, _load_unset)),
-        _by_text(decimal.Decimal),
-        _by_text(fractions.Fraction),
-        *map(
-            _by_text,
-            (
-                ipaddress.IPv4Address,
-                ipaddress.IPv6Address,
-                ipaddress.IPv4Interface,
-                ipaddress.IPv6Interface,
-                ipaddress.IPv4Network,
-                ipaddress.IPv6Network,
-                pathlib.PurePosixPath,
-                pathlib.PureWindowsPath,
-                pathlib.PosixPath,
-                pathlib.WindowsPath,
-            ),
-        ),
-    ]
-)
+SCALARS: Final[dict[type, Scalar]] = {
+    dt.datetime: _moment(dt.datetime),
+    dt.time: _moment(dt.time),
+    dt.date: Scalar("date", dt.date.isoformat, dt.date.fromisoformat),
+    dt.timedelta: Scalar("timedelta", _dump_span, _load_span),
+    uuid.UUID: Scalar("UUID", _dump_uuid, _load_uuid),
+    complex: Scalar("complex", _dump_complex, _load_complex),
+    bytearray: Scalar("bytearray", bytes, _load_bytearray),
+    re.Pattern: Scalar("Pattern", _dump_pattern, _load_pattern),
+    zoneinfo.ZoneInfo: Scalar("ZoneInfo", _zone_of, _load_zone_info),
+    msgspec.UnsetType: Scalar("UNSET", _dump_unset, _load_unset),
+    **{
+        kind: _by_text(kind)
+        for kind in (
+            decimal.Decimal,
+            fractions.Fraction,
+            ipaddress.IPv4Address,
+            ipaddress.IPv6Address,
+            ipaddress.IPv4Interface,
+            ipaddress.IPv6Interface,
+            ipaddress.IPv4Network,
+            ipaddress.IPv6Network,
+            pathlib.PurePosixPath,
+            pathlib.PureWindowsPath,
+            pathlib.PosixPath,
+            pathlib.WindowsPath,
+        )
+    },
+}
 """By the exact type of a value."""
 
 ABSTRACT: Final = (pathlib.Path, pathlib.PurePath, dt.tzinfo)
@@ -237,7 +263,10 @@ def imported(module: str, name: str) -> Any:
 
 
 def _uuid_of(kind: Any) -> Scalar:
-    return Scalar(name_of(kind), lambda value: value.bytes, lambda wire: kind(_bytes(wire)))
+    def load(wire: Any) -> Any:
+        return kind(_bytes(wire))
+
+    return Scalar(name_of(kind), _dump_uuid, load)
 
 
 def _day_of(kind: Any) -> Scalar:
