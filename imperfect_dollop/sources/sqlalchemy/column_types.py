@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import types
-import typing
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, JSON, Column
@@ -20,7 +20,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ...errors import ConfigurationError
 
-__all__ = ["annotation_of", "key_type_of", "takes_key"]
+__all__ = ["annotation_of", "key_type_of", "plain_values_of", "takes_key"]
 
 UNNAMED: Final[Mapping[type[TypeEngine[Any]], Any]] = {
     mysql.SET: set[str],  # int, if retrieve_as_bitwise
@@ -71,6 +71,27 @@ def key_type_of(column: Column[Any], dialect: Dialect) -> type[Any] | None:
     except _RefusedError:
         return None
     return kind if isinstance(kind, type) else None
+
+
+def plain_values_of(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """A function from values of the driver to values of the annotated type, or ``None`` where they are that already.
+
+    asyncpg has a class of its own for UUIDs. A sibling that reads the row from another driver, or from a message, must
+    hold a value of the same class.
+    """
+    if dialect.driver != "asyncpg":
+        return None
+    try:
+        values = _values_of(column.type.dialect_impl(dialect), dialect)
+    except _RefusedError:
+        return None
+    return _plain_uuids if "uuid.UUID" in repr(values) else None
+
+
+def _plain_uuids(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain_uuids, value))
+    return uuid.UUID(int=value.int) if isinstance(value, uuid.UUID) else value
 
 
 def takes_key(kind: type[Any] | None, value: Any) -> bool:
@@ -125,15 +146,9 @@ def _array_of(kind: ARRAY[Any], dialect: Dialect) -> Any:
 
 
 def _decorated(kind: TypeDecorator[Any], dialect: Dialect) -> Any:
-    """What a TypeDecorator says of its values, or the type of its impl if it does not convert results."""
+    """What a TypeDecorator says of its values; else the type of its impl if it does not convert results."""
     if kind.python_type is not object:
         return kind.python_type
-    for cls in type(kind).__mro__:
-        for base in getattr(cls, "__orig_bases__", ()):
-            if typing.get_origin(base) is TypeDecorator:
-                (values,) = typing.get_args(base)
-                if not isinstance(values, typing.TypeVar):
-                    return values
     passes = (
         type(kind).process_result_value is TypeDecorator.process_result_value
         and type(kind).result_processor is TypeDecorator.result_processor

@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Column, ColumnElement, type_coerce
 from sqlalchemy.engine import Dialect
@@ -19,10 +19,13 @@ from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from ...errors import InvalidEntityError
 from ...source import UnreadableRow
+from .column_types import plain_values_of
 
 __all__ = ["RowReader", "key_of"]
 
 V = TypeVar("V")
+
+Convert: TypeAlias = Callable[[Any], Any]
 
 MAX_REASON: Final = 500
 """Characters of a reason. A validator may repeat the whole row in its message."""
@@ -169,12 +172,14 @@ class _Guarded(TypeDecorator[Any]):
         self.guard = guard
         self.impl = guard.column.type
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Convert | None:
         """The converter of the column's own type, guarded, or ``None`` if that type has none."""
-        convert = super().result_processor(dialect, coltype)
+        guard = self.guard
+        convert = _after(
+            super().result_processor(dialect, coltype), plain_values_of(guard.column, dialect)
+        )
         if convert is None:
             return None
-        guard = self.guard
 
         def guarded(value: Any) -> Any:
             try:
@@ -184,6 +189,12 @@ class _Guarded(TypeDecorator[Any]):
                 return _Broken(f"{_owner(guard.column.type)} raised {in_words(error)}")
 
         return guarded
+
+
+def _after(first: Convert | None, second: Convert | None) -> Convert | None:
+    if first is None or second is None:
+        return first or second
+    return lambda value: second(first(value))
 
 
 def key_of(parts: Sequence[Any]) -> Any:
