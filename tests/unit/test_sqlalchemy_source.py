@@ -320,6 +320,115 @@ async def test_arguments_that_are_named_otherwise_than_their_attributes(
     assert (await source.create(Aliased(ID=3, name="Ada"))).id == 3
 
 
+class ByChoice(pydantic.BaseModel):
+    id: int
+    name: str = pydantic.Field(
+        validation_alias=pydantic.AliasChoices(pydantic.AliasPath("names", 0), "full_name", "label")
+    )
+    city: str | None = pydantic.Field(default=None, validation_alias=pydantic.AliasPath("town"))
+
+
+class ByName(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+    id: int
+    name: str = pydantic.Field(validation_alias=pydantic.AliasPath("names", 0))
+
+
+class OnlyByName(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(validate_by_name=True, validate_by_alias=False)
+
+    id: int
+    name: str = pydantic.Field(alias="full_name")
+
+
+class Generated(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(alias_generator=str.upper)
+
+    id: int
+    name: str
+
+
+@pydantic.dataclasses.dataclass
+class AliasedDataclass:
+    id: int
+    name: str = pydantic.Field(validation_alias="full_name")
+
+
+@attrs.frozen
+class AliasedAttrs:
+    id: int
+    name: str = attrs.field(alias="full_name")
+
+
+@pytest.mark.parametrize(
+    "entity", [ByChoice, ByName, OnlyByName, Generated, AliasedDataclass, AliasedAttrs]
+)
+async def test_row_of_a_class_whose_arguments_have_aliases_sets_the_right_fields(
+    engine: AsyncEngine, entity: Any
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(insert(StudentRow), {"id": 1, "name": "Ada", "city": "Rome"})
+    source: SQLAlchemySource[Any] = SQLAlchemySource(engine, StudentRow, entity=entity)
+    (row,) = await source.load_many([1])
+    assert (type(row), row.id, row.name) == (entity, 1, "Ada")
+    assert getattr(row, "city", "Rome") == "Rome"
+    assert await source.update(row) == row
+
+
+async def test_class_whose_field_no_single_argument_sets_is_refused(engine: AsyncEngine) -> None:
+    class ByPath(pydantic.BaseModel):
+        id: int
+        name: str = pydantic.Field(validation_alias=pydantic.AliasPath("names", 0))
+
+    with pytest.raises(ConfigurationError, match="validate_by_name=True"):
+        SQLAlchemySource(engine, StudentRow, entity=ByPath)
+
+
+async def test_struct_of_columns_that_are_no_identifiers_reads_and_writes_them(
+    engine: AsyncEngine,
+) -> None:
+    items = Table(
+        "order items",
+        MetaData(),
+        Column("key no", Integer, primary_key=True),
+        Column("class", String),
+        Column("total amount", Integer),
+        Column("total-amount", Integer),
+        Column("total_amount", Integer),
+        Column("2nd", Integer),
+        Column("_x", String),
+        Column("metadata", String),
+        Column("größe", Integer),
+        Column("row version", Integer, nullable=False),
+    )
+    async with engine.begin() as connection:
+        await connection.run_sync(items.create)
+    source = SQLAlchemySource(engine, items, version_column="row version")
+    assert (source.key, source.version) == ("key_no", "row_version")
+    names = [field.name for field in msgspec.structs.fields(source.entity)]
+    assert names == [
+        "key_no",
+        "class",
+        "total_amount_",
+        "total_amount__",
+        "total_amount",
+        "_2nd",
+        "_x",
+        "metadata",
+        "größe",
+        "row_version",
+    ]
+    values = {"class": "a", "total_amount_": 1, "total_amount__": 2, "total_amount": 3, "_2nd": 4}
+    stored = await source.create(source.entity(key_no=7, **values, _x="x", metadata="m", größe=5))
+    updated = await source.update(msgspec.structs.replace(stored, **{"class": "b", "_2nd": 5}))
+    assert await source.load(7) == updated
+    async with engine.connect() as connection:
+        assert (await connection.execute(select(items))).all() == [
+            (7, "b", 1, 2, 3, 5, "x", "m", 5, 1)
+        ]
+
+
 async def test_an_entity_of_fewer_columns_leaves_the_others_alone(engine: AsyncEngine) -> None:
     whole = SQLAlchemySource(engine, StudentRow, entity=Student)
     part = SQLAlchemySource(engine, StudentRow, entity=NoVersion)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import types
+import typing
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -85,7 +86,11 @@ def plain_values_of(column: Column[Any], dialect: Dialect) -> Callable[[Any], An
         values = _values_of(column.type.dialect_impl(dialect), dialect)
     except _RefusedError:
         return None
-    return _plain_uuids if "uuid.UUID" in repr(values) else None
+    return _plain_uuids if _mentions(values, uuid.UUID) else None
+
+
+def _mentions(annotation: Any, kind: type[Any]) -> bool:
+    return annotation is kind or any(_mentions(part, kind) for part in typing.get_args(annotation))
 
 
 def _plain_uuids(value: Any) -> Any:
