@@ -140,6 +140,9 @@ def _class_attribute(cls: type, name: str) -> Any:
 
 # -- rebuilding ------------------------------------------------------------------------------------
 
+_HEAP_TYPE: Final = 1 << 9
+"""``Py_TPFLAGS_HEAPTYPE``: the class was made in Python."""
+
 _force: Final = msgspec.structs.force_setattr
 
 
@@ -158,6 +161,13 @@ def rebuilding(cls: Any, names: list[str], context: dict[str, Any]) -> list[str]
     if kind == "Struct":
         return _struct_lines(cls, names, values, context)
     context["new"] = object.__new__
+    base = cls.__base__
+    while base is not None and base is not object and base.__flags__ & _HEAP_TYPE:
+        base = base.__base__
+    if base is not object:
+        raise Unfit(
+            f"{cls.__name__} derives from {getattr(base, '__name__', base)}, whose objects only its own code can make"
+        )
     if kind == "pydantic":
         context["put"] = object.__setattr__
         pairs = ", ".join(f"{name!r}: v{n}" for n, name in enumerate(names))

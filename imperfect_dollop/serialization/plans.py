@@ -11,6 +11,7 @@ Forms are canonical: sets, and dicts by their keys, are put in an order of their
 from __future__ import annotations
 
 import collections
+import collections.abc
 import enum
 import inspect
 import types
@@ -165,6 +166,8 @@ class Planner:
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
         if annotation in (Any, object) or isinstance(annotation, typing.TypeVar):
             return self._any
+        if annotation is type or annotation is collections.abc.Callable:
+            raise Unfit(f"{place} is a {annotation}, which cannot be rebuilt: {_REMEDY}")
         if annotation is None or annotation in _NATIVE:
             return self._native(types.NoneType if annotation is None else annotation)
         if origin in (typing.Union, types.UnionType):
@@ -201,7 +204,9 @@ class Planner:
     def _generic(self, origin: Any, arguments: tuple[Any, ...], place: str) -> Plan:
         if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
             return self._tuple([self.plan(one, place) for one in arguments])
-        plans = [self.plan(one, place) for one in arguments if one is not Ellipsis and one != []]
+        if origin in (collections.abc.Callable, type):
+            raise Unfit(f"{place} is a {origin.__name__}, which cannot be rebuilt: {_REMEDY}")
+        plans = [self.plan(one, place) for one in arguments if one is not Ellipsis]
         if origin is dict and len(plans) == 2:
             return self._dict(*plans)
         if origin in (list, tuple, set, frozenset) and plans:
@@ -292,7 +297,9 @@ class Planner:
 
         def load(form: Any) -> Any:
             if type(form) is Ext:
-                return self._unescape(form)
+                if form.code != _SCALAR:
+                    return self._unescape(form)
+                form = self._unescape(form)  # an int beyond 64 bits
             if type(form) is not base:
                 raise ValueError(f"{type(form).__name__} where {base.__name__} is due")
             return base.__new__(cls, form)
@@ -311,7 +318,7 @@ class Planner:
         to_form: Step
         to_value: Step
         if issubclass(cls, enum.Flag):
-            to_form, to_value = _number_of_flag, cls
+            to_form, to_value = _number_of_flag, _flag_of(cls)
         else:
             by_name = dict(cls.__members__)
 
@@ -608,8 +615,6 @@ class Planner:
         plan = self._plan_of(self._known(name))
         if digest != _digest(plan.shape):
             raise ValueError(f"{name} has other fields here")
-        if type(state) is Ext:
-            raise ValueError(f"{name} within itself")
         return plan.load(state)
 
     def _plan_of(self, cls: type) -> Plan:
@@ -699,8 +704,15 @@ def _widened(form: Any) -> Any:
     return form
 
 
-def _number_of_flag(flag: Any) -> int:
-    return int(flag.value)
+def _number_of_flag(flag: Any) -> str:
+    return str(flag.value)
+
+
+def _flag_of(cls: Any) -> Step:
+    def flag(number: Any) -> Any:
+        return cls(int(number))
+
+    return flag
 
 
 def _load_scalar(form: Any) -> Any:

@@ -62,7 +62,10 @@ _PYDANTIC_ZONE: Final = ("pydantic_core._pydantic_core", "TzInfo")
 
 def _is_offset(zone: Any) -> bool:
     """Whether ISO 8601 says all there is to say of a time zone."""
-    return type(zone) is _FIXED and len(_FIXED.__getinitargs__(zone)) == 1
+    if type(zone) is not _FIXED:
+        return False
+    offset, *name = _FIXED.__getinitargs__(zone)
+    return not name and not offset.microseconds
 
 
 def _zone_of(zone: dt.tzinfo | None) -> Any:

@@ -57,6 +57,10 @@ class Point(NamedTuple):
     label: str
 
 
+class Serial(int):
+    """A class of the application's that is a number."""
+
+
 class Email(str):
     """A class of the application's that is text."""
 
@@ -176,6 +180,7 @@ SCALARS: Final = st.sampled_from(
         Typed(Access, st.sampled_from([Access(0), Access.READ, Access.READ | Access.WRITE])),
         Typed(Point, st.builds(Point, WHOLE, TEXT)),
         Typed(Email, TEXT.map(Email)),
+        Typed(Serial, WHOLE.map(Serial)),
     ]
 )
 """Types whose values can be keys of a dict and items of a set."""

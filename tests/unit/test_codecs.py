@@ -228,6 +228,27 @@ class WithUnknown:
     id: NobodyKnows  # type: ignore[name-defined]  # noqa: F821
 
 
+@dataclasses.dataclass
+class WithFunction:
+    id: int
+    call: Callable[[int], int]
+
+
+@dataclasses.dataclass
+class WithList:
+    id: int
+    items: Numbered
+
+
+class Numbered(list[int]):
+    pass
+
+
+@dataclasses.dataclass
+class FailedError(Exception):
+    id: int
+
+
 class WithArbitrary(pydantic.BaseModel, arbitrary_types_allowed=True):
     id: Custom
 
@@ -236,6 +257,9 @@ class WithArbitrary(pydantic.BaseModel, arbitrary_types_allowed=True):
     "entity",
     [
         WithCustom,
+        WithFunction,
+        WithList,
+        FailedError,
         WithUnknown,
         WithArbitrary,
     ],
