@@ -210,6 +210,21 @@ class Equated:
         await source.delete(self.ours)
         assert await self.count() == 0
 
+    async def test_delete_by_an_equated_key_is_undone_where_no_returning_is_to_be_had(
+        self, source: SQLAlchemySource[Any]
+    ) -> None:  # as with MySQL
+        await self.put()
+        self.engine.dialect.delete_returning = self.engine.dialect.insert_returning = False
+        with pytest.raises((InvalidEntityError, EntityNotFoundError)):
+            await source.delete(self.theirs)
+        with pytest.raises((InvalidEntityError, EntityExistsError, ConflictError)):
+            await source.create(source.entity(id=self.theirs, n=2))
+        assert await source.load(self.ours) == source.entity(id=self.ours, n=1)
+        await source.delete(self.ours)
+        with pytest.raises(EntityNotFoundError):
+            await source.delete(self.ours)
+        assert await self.count() == 0
+
     @pytest.mark.parametrize("preload", [True, False])
     async def test_repository_shows_the_rows_that_the_database_has_after_writes_by_an_equated_key(
         self, source: SQLAlchemySource[Any], preload: bool

@@ -900,6 +900,18 @@ async def test_an_error_of_connecting_is_not_taken_for_a_bad_value(
         await source.load(1)
 
 
+async def test_write_whose_commit_fails_with_no_word_of_the_database_has_an_unknown_outcome(
+    engine: AsyncEngine, students: SQLAlchemySource[Student]
+) -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("no word of the database")
+
+    event.listen(engine.sync_engine, "commit", fail)
+    with pytest.raises(SourceUnavailableError, match="no word of the database"):
+        await students.create(Student(1, "Ada"))
+    event.remove(engine.sync_engine, "commit", fail)
+
+
 async def test_a_cancellation_passes(students: SQLAlchemySource[Student]) -> None:
     task = asyncio.create_task(students.load(1))
     await asyncio.sleep(0)

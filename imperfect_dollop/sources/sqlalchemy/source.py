@@ -18,7 +18,7 @@ import asyncio
 import math
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
@@ -321,19 +321,30 @@ class SQLAlchemySource(Generic[V]):
         }
         if self.version is not None and values.get(self._columns[self.version], 0) is None:
             values[self._columns[self.version]] = 0
-        values.update((column, null()) for column in self._json if values.get(column) is None)
+        values.update(
+            (column, null()) for column in self._json & values.keys() if values[column] is None
+        )
         parts = [values.get(column) for column in self._key_columns]
         key = key_of(parts)
         self._check_types(key, parts)
         self._check_finite(values.values())
-        try:
+
+        async def write() -> V:
             async with self._transaction("create", key) as connection:
                 stored = await self._insert(connection, insert(self._table).values(values))
                 return await self._read_back(connection, "create", stored, given=parts)
+
+        try:
+            return await self._once_more(write)
         except ConflictError as conflict:
             # Which constraint it was, every database says in its own words. Whether the key is
             # there can be asked of all, and then the create could not have succeeded anyway.
-            there = None if None in parts else await self._stored_key("create", key)
+            there = None
+            if None not in parts:
+                with suppress(
+                    DollopError
+                ):  # the conflict is known, whatever becomes of the question
+                    there = await self._stored_key("create", key)
             if there is None:
                 raise
             known = (
@@ -372,12 +383,17 @@ class SQLAlchemySource(Generic[V]):
                     "has been loaded"
                 )
             values[self._columns[self.version]] = self._columns[self.version] + 1
-        async with self._existing("update", key), self._transaction("update", key) as connection:
-            self._check_finite(values.values())
-            statement = update(self._table).where(*self._still(key, held)).values(values)
-            if (await connection.execute(statement)).rowcount == 0:
-                raise await self._lost(connection, "update", key, held)
-            return await self._read_back(connection, "update", key, given=parts)
+
+        async def write() -> V:
+            async with self._transaction("update", key) as connection:
+                self._check_finite(values.values())
+                statement = update(self._table).where(*self._still(key, held)).values(values)
+                if (await connection.execute(statement)).rowcount == 0:
+                    raise await self._lost(connection, "update", key, held)
+                return await self._read_back(connection, "update", key, given=parts)
+
+        async with self._existing("update", key):
+            return await self._once_more(write)
 
     async def delete(self, key: Any, version: int | None = None, /) -> None:
         """Delete the row; if a `version` is given, only as long as that is the row's."""
@@ -385,23 +401,28 @@ class SQLAlchemySource(Generic[V]):
             raise ConfigurationError(
                 f"{self!r} cannot compare the version on a delete; give it its version_column"
             )
-        async with self._existing("delete", key), self._transaction("delete", key) as connection:
-            conditions = self._still(key, version)
-            statement = delete(self._table).where(*conditions)
-            if self._exact_keys:
-                if (await connection.execute(statement)).rowcount == 0:
+
+        async def write() -> None:
+            async with self._transaction("delete", key) as connection:
+                conditions = self._still(key, version)
+                statement = delete(self._table).where(*conditions)
+                if self._exact_keys:
+                    if (await connection.execute(statement)).rowcount == 0:
+                        raise await self._lost(connection, "delete", key, version)
+                    return
+                if self._engine.dialect.delete_returning:
+                    deleted = await connection.execute(statement.returning(*self._key_columns))
+                else:
+                    there = select(*self._key_columns).where(*conditions).with_for_update()
+                    deleted = await connection.execute(there)
+                    await connection.execute(statement)
+                row = deleted.one_or_none()
+                if row is None:
                     raise await self._lost(connection, "delete", key, version)
-                return
-            if self._engine.dialect.delete_returning:
-                deleted = await connection.execute(statement.returning(*self._key_columns))
-            else:
-                there = select(*self._key_columns).where(*conditions).with_for_update()
-                deleted = await connection.execute(there)
-                await connection.execute(statement)
-            row = deleted.one_or_none()
-            if row is None:
-                raise await self._lost(connection, "delete", key, version)
-            self._check_same("delete", self._parts(key), row)
+                self._check_same("delete", self._parts(key), row)
+
+        async with self._existing("delete", key):
+            await self._once_more(write)
 
     # -- reads -------------------------------------------------------------------------------------
 
@@ -469,14 +490,17 @@ class SQLAlchemySource(Generic[V]):
                 raise failure
             yield chunk
 
-    async def _once_more(self, read: Callable[[], Awaitable[R]]) -> R:
-        """A read, and once again if DDL has changed what a statement that asyncpg had prepared returns."""
+    async def _once_more(self, transaction: Callable[[], Awaitable[R]]) -> R:
+        """Run a transaction, and once again if DDL has changed what a statement that asyncpg had prepared returns.
+
+        asyncpg finds that before the commit, so nothing of the first transaction is stored.
+        """
         try:
-            return await read()
+            return await transaction()
         except SourceUnavailableError as error:
             if not is_stale_plan(error.__cause__):
                 raise
-        return await read()
+        return await transaction()
 
     async def _stored_key(self, verb: str, key: Any, *, within: bool = False) -> Any:
         """The key under which the database has the row that it takes for this one, or ``None``.
