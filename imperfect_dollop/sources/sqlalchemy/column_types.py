@@ -11,8 +11,8 @@ import decimal
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 from sqlalchemy import ARRAY, JSON, Column
 from sqlalchemy.dialects import mysql, postgresql
@@ -21,7 +21,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ...errors import ConfigurationError
 
-__all__ = ["annotation_of", "key_type_of", "plain_values_of", "takes_key"]
+__all__ = ["Convert", "annotation_of", "key_type_of", "plain_values_of", "takes_key"]
 
 UNNAMED: Final[Mapping[type[TypeEngine[Any]], Any]] = {
     mysql.SET: set[str],  # int, if retrieve_as_bitwise
@@ -74,7 +74,15 @@ def key_type_of(column: Column[Any], dialect: Dialect) -> type[Any] | None:
     return kind if isinstance(kind, type) else None
 
 
-def plain_values_of(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+class Convert(Protocol):
+    """Makes the value of a row of what the driver returns."""
+
+    def __call__(self, value: Any) -> Any:
+        """The value that takes the place of `value`."""
+        ...
+
+
+def plain_values_of(column: Column[Any], dialect: Dialect) -> Convert | None:
     """A function from values of the driver to values of the annotated type, or ``None`` where they are that already.
 
     asyncpg has a class of its own for UUIDs. A sibling that reads the row from another driver, or from a message, must

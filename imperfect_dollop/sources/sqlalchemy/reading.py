@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Column, ColumnElement, type_coerce
 from sqlalchemy.engine import Dialect
@@ -19,13 +19,12 @@ from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from ...errors import InvalidEntityError
 from ...source import UnreadableRow
-from .column_types import plain_values_of
+from .column_types import Convert, plain_values_of
 
 __all__ = ["RowReader", "key_of"]
 
 V = TypeVar("V")
 
-Convert: TypeAlias = Callable[[Any], Any]
 
 MAX_REASON: Final = 500
 """Characters of a reason. A validator may repeat the whole row in its message."""
