@@ -243,17 +243,19 @@ class KeyCodec(Generic[K]):
     pass; for any other type the key function's return annotation is needed.
     """
 
-    __slots__ = ("_decode", "_last", "_proven", "one_spelling")
+    __slots__ = ("_decode", "_kind", "_last", "_proven", "one_spelling")
 
     def __init__(self, key_type: object = None) -> None:
         self._proven: set[type] = set()
         kind = _without_none(key_type)
+        self._kind: Any = kind  # `_PLAIN` where the type is not declared
         # Whether keys that are equal have the same bytes always.
         self.one_spelling: bool = any(kind is plain for plain in _UNCHANGING)
         # The same key is asked for several times in a row, by whatever is to be done for a write or an event.
         self._last: tuple[object, bytes] = object(), b""
         if key_type in (None, Any, object) or isinstance(key_type, TypeVar):
             self._decode: Callable[[bytes], Any] = _plain_key
+            self._kind = _PLAIN
             return
         try:
             self._decode = msgspec.msgpack.Decoder(key_type).decode
@@ -280,6 +282,26 @@ class KeyCodec(Generic[K]):
             raise InvalidEntityError(f"{in_short(key)} cannot be a key here: {error}") from error
         return encoded
 
+    def can_exist(self, key: K) -> bool:
+        """Whether a row can have this key. Raises `InvalidEntityError` for a key of another type.
+
+        A value of the right type may still be none that a row can have: an integer beyond 64 bits, text that is no
+        valid Unicode, more bytes than the limit.
+        """
+        if key is None:
+            raise InvalidEntityError("None is no key: a row has none until the source gives one")
+        try:
+            self.encode(key)
+        except InvalidEntityError:
+            try:
+                msgspec.convert(key, self._kind)
+            except _UNREADABLE:
+                pass
+            else:
+                return False
+            raise
+        return True
+
     def encode_all(self, keys: Sequence[K]) -> list[bytes]:
         """As `encode`, of all of them."""
         if self._proven.issuperset(map(type, keys)):
@@ -303,6 +325,9 @@ class KeyCodec(Generic[K]):
             raise ProtocolError(f"bytes that are no key: {error}") from error
         return cast("K", key)
 
+
+_PLAIN: Final = int | str | bytes | float | bool | tuple[Any, ...]
+"""The types of keys whose type is not declared."""
 
 _UNCHANGING: Final = frozenset({int, str, bytes})
 """Types of which the same object has the same bytes always."""

@@ -271,7 +271,8 @@ class Repository(Generic[K, V]):
         Waits only for what is not in memory: before the first complete load, and for a key that is
         loaded on demand. With `max_staleness` (seconds) older data is read again first, and
         `TooStaleError` raised if that fails. Other errors: `NotReadyError`, `ClosedError`,
-        `SourceUnavailableError`, `LoadTimeoutError`, and `InvalidEntityError` for an unhashable key.
+        `SourceUnavailableError`, `LoadTimeoutError`, and `InvalidEntityError` for an unhashable key or one of
+        another type. A key of the right type that no row can have, such as ``2**70``, is absent.
         """
         if max_staleness is None:
             try:
@@ -288,12 +289,12 @@ class Repository(Generic[K, V]):
         session = self._open()
         if self._options.preload:
             await session.filling.warm()
-            if max_staleness is not None:
+            if max_staleness is not None and self._keys.can_exist(key):
                 await self._not_older(session, key, max_staleness)
                 await session.filling.warm()  # everything may have been dropped meanwhile
             row = session.replica.table.live.get(key)
             if row is None:
-                self._keys.encode(key)  # a key of another type is a mistake, not an absent row
+                self._keys.can_exist(key)  # a key of another type is a mistake, not an absent row
             self._count(session, hits=row is not None, misses=row is None)
             return self._out(row)
         return self._out(await self._get_on_demand(session, key, max_staleness))
@@ -307,6 +308,10 @@ class Repository(Generic[K, V]):
             await session.filling.warm()
             live = session.replica.table.live
             found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
+            if len(found) < len(wanted):
+                for key in wanted:
+                    if key not in found:
+                        self._keys.can_exist(key)
             self._count(session, hits=len(found), misses=len(wanted) - len(found))
             return {key: self._out(entity) for key, entity in found.items()}
         rows: dict[K, V | None] = {}
@@ -315,6 +320,10 @@ class Repository(Generic[K, V]):
             if known:
                 rows[key] = entity
         absent = [key for key in dict.fromkeys(wanted) if key not in rows]
+        impossible = [key for key in absent if not self._keys.can_exist(key)]
+        if impossible:
+            rows.update(dict.fromkeys(impossible))
+            absent = [key for key in absent if key not in rows]
         if absent:
             session.stats.misses += len(absent)
             rows.update(await session.loads.join_many(absent))
@@ -335,7 +344,10 @@ class Repository(Generic[K, V]):
         try:
             return self._hot[key]
         except KeyError:
-            return self._out(self._live().get(key))
+            row = self._live().get(key)
+            if row is None:
+                self._keys.can_exist(key)
+            return self._out(row)
         except TypeError as error:
             raise self._unhashable(key) from error
 
@@ -347,7 +359,10 @@ class Repository(Generic[K, V]):
 
     def __contains__(self, key: K) -> bool:
         self._check_hashable(key)
-        return key in self._live()
+        if key in self._live():
+            return True
+        self._keys.can_exist(key)
+        return False
 
     def __len__(self) -> int:
         return len(self._live())
@@ -423,13 +438,12 @@ class Repository(Generic[K, V]):
         """
         session = self._open()
         self._check_hashable(*keys)
+        possible = [key for key in keys if self._keys.can_exist(key)]
         if self._options.preload:
             await session.filling.warm()
-            for key in keys:
-                self._keys.encode(key)
-            await session.upkeep.invalidate(keys)
+            await session.upkeep.invalidate(possible)
             return
-        for key in keys:
+        for key in possible:
             session.replica.forget(key)
             session.publish(session.replica.announce(Kind.FORGET, key, time.time()))
 
@@ -480,6 +494,8 @@ class Repository(Generic[K, V]):
         if known:
             return entity
         session.stats.misses += 1
+        if not self._keys.can_exist(key):
+            return None
         try:
             return await session.loads.join(key)
         except DollopError as error:

@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import anyio
 
+from .codecs import in_short
 from .errors import (
     ClosedError,
     ConflictError,
@@ -94,11 +95,12 @@ class Writer(Generic[K, V]):
     async def update(self, entity: V) -> V:
         """Replace."""
         key = self._reader.complete(entity, "update() was given")
+        self._check_possible(key)
         return await self._put(Kind.UPDATE, key, entity, self._reader.source.update)
 
     async def delete(self, key: K) -> None:
         """Delete, of a versioned repository the version that is held here."""
-        self._replica.keys.encode(key)
+        self._check_possible(key)
         delete = self._reader.source.delete
 
         async def begin() -> Call[None]:
@@ -111,6 +113,12 @@ class Writer(Generic[K, V]):
             return _Done(key, None, event, effects)
 
         await self._write(key, begin, end)
+
+    def _check_possible(self, key: K) -> None:
+        if not self._replica.keys.can_exist(key):
+            raise EntityNotFoundError(
+                f"{self._reader.name} has no row with the key {in_short(key)}, as no row can have it"
+            )
 
     async def _put(
         self, kind: Kind, key: K | None, entity: V, call: Callable[[V], Awaitable[V]]
