@@ -33,7 +33,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from .errors import ConfigurationError, InvalidEntityError
 
-__all__ = ["SOURCE_VERBS", "FunctionSource", "Source", "UnreadableRow", "verbs"]
+__all__ = ["SOURCE_VERBS", "FunctionSource", "RemovedRow", "Source", "UnreadableRow", "verbs"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -60,6 +60,18 @@ class UnreadableRow:
     """What is wrong with the row. The text depends on nothing but the row: no memory address, no time."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class RemovedRow:
+    """A row that an update has stored and that is no longer one of the source's rows.
+
+    `Source.update` returns one in place of the entity, as where a column marks the row as deleted and the source
+    leaves such rows out. For the repository the update is a delete.
+    """
+
+    entity: Any
+    """The row as stored, which is what the repository's `update` returns."""
+
+
 class Source(Protocol[K_contra, V]):
     """Where the rows live. Every verb may raise; see the module's text for what it owes.
 
@@ -84,11 +96,7 @@ class Source(Protocol[K_contra, V]):
         ...
 
     async def update(self, entity: V, /) -> V:
-        """Replace; returns the row as stored, with its new version.
-
-        ``None`` says that the row is stored and is no longer one of this source's rows, as where a column marks it as
-        deleted: for the repository this is a delete.
-        """
+        """Replace; returns the row as stored, with its new version, or a `RemovedRow`."""
         ...
 
     async def delete(self, key: K_contra, version: int | None, /) -> None:

@@ -28,6 +28,7 @@ from .errors import (
 from .replica.effects import Effect
 from .replica.messages import Event, Kind
 from .replica.replica import Replica, Write
+from .source import RemovedRow
 from .sourcing import Call, Reader, source_read
 from .stats import Stats
 from .supervisor import Supervisor
@@ -134,10 +135,9 @@ class Writer(Generic[K, V]):
 
         def end(call: Call[V], write: Write) -> _Done[K, V]:
             stored = self._result(what, key, call)
-            if stored is None and kind is Kind.UPDATE and key is not None:
-                # The source has stored the row and no longer counts it among its rows.
+            if isinstance(stored, RemovedRow) and kind is Kind.UPDATE and key is not None:
                 event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
-                return _Done(key, entity, event, effects)
+                return _Done(key, stored.entity, event, effects)
             stored_key = self._check_stored(stored, key, what)
             try:
                 stored = self._keep(stored)

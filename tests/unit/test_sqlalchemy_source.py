@@ -41,7 +41,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from imperfect_dollop import Repository
+from imperfect_dollop import Node, Repository
 from imperfect_dollop.errors import (
     ConfigurationError,
     ConflictError,
@@ -956,3 +956,24 @@ async def test_a_repository_that_contradicts_its_source(
     source = SQLAlchemySource(engine, StudentRow, entity=settings.pop("entity", None))
     with pytest.raises(ConfigurationError, match=message):
         Repository(Pupil, source=source, **settings)
+
+
+async def test_update_that_moves_a_row_out_of_where_deletes_it_on_every_node(
+    romans: SQLAlchemySource[Student],
+) -> None:
+    def repository() -> Repository[Any, Student]:
+        return Repository(Student, source=romans, version="version", name="romans")
+
+    here, there = repository(), repository()
+    async with Node("memory://moves", here), Node("memory://moves", there) as node:
+        await node.wait_ready()
+        assert there.peek(1) == Student(1, "Ada", "Rome")
+        moved = await here.update(Student(1, "Ada", "Oslo"))
+        assert moved == Student(1, "Ada", "Oslo", version=1)
+        async with asyncio.timeout(10):
+            while there.peek(1) is not None:
+                await asyncio.sleep(0.001)
+        assert dict(here.items()) == dict(there.items()) == {}
+        assert (here.stats.full_loads, there.stats.full_loads) == (1, 0)
+        with pytest.raises(EntityNotFoundError):
+            await there.update(Student(1, "Ada", "Rome", version=1))

@@ -58,7 +58,7 @@ from ...errors import (
     InvalidEntityError,
     SourceUnavailableError,
 )
-from ...source import UnreadableRow
+from ...source import RemovedRow, UnreadableRow
 from .column_types import key_type_of, takes_key
 from .failures import Stage, is_stale_plan, translated
 from .mapping import (
@@ -358,7 +358,7 @@ class SQLAlchemySource(Generic[V]):
     async def update(self, entity: V, /) -> V:
         """Replace the row; returns it as stored, with its new version.
 
-        ``None`` says that the row has moved out of `where`, so that this source no longer has it.
+        A `RemovedRow` says that the row has moved out of `where`, so that this source no longer has it.
         """
         values = self._values_of(entity)
         parts = [values.pop(column) for column in self._key_columns]
@@ -637,24 +637,23 @@ class SQLAlchemySource(Generic[V]):
     async def _read_back(
         self, connection: AsyncConnection, verb: str, key: Any, *, given: Sequence[Any]
     ) -> V:
-        """The row just written, or ``None`` if it has left ``where``. What is raised here undoes the write."""
+        """The row just written. What is raised here undoes the write."""
         row = (await connection.execute(self._select.where(*self._is(key)))).one_or_none()
-        if row is not None:
-            self._check_same(verb, given, [row[index] for index in self._reader.key])
-            return self._reader.entity(row)
-        there = select(*self._key_columns).where(*self._is(key))
-        stored = (await connection.execute(there)).one_or_none()
-        if stored is not None:
-            self._check_same(verb, given, stored)
-            if verb == "update" and self._may_leave:
-                return cast("V", None)
-        raise InvalidEntityError(
-            f"{verb} {self._table.name!r} {key!r}: undone, as the row would be "
-            + (
-                "under another key than this"
-                if stored is None
-                else "outside of the source's where="
+        inside = row is not None
+        if row is None:  # outside of `where`, or nowhere
+            anywhere = select(*self._reader.columns).where(*self._is(key))
+            row = (await connection.execute(anywhere)).one_or_none()
+        if row is None:
+            raise InvalidEntityError(
+                f"{verb} {self._table.name!r} {key!r}: undone, as the row would be under another key"
             )
+        self._check_same(verb, given, [row[index] for index in self._reader.key])
+        if inside:
+            return self._reader.entity(row)
+        if verb == "update" and self._may_leave:
+            return cast("V", RemovedRow(self._reader.entity(row)))
+        raise InvalidEntityError(
+            f"{verb} {self._table.name!r} {key!r}: undone, as the row would be outside of the source's where="
         )
 
     def _check_same(self, verb: str, given: Sequence[Any], stored: Sequence[Any]) -> None:
