@@ -15,6 +15,8 @@ __all__ = ["Counting"]
 class Counting:
     """Counts the messages that its links publish, and the bytes of these and of transfers."""
 
+    local = True
+
     def __init__(self, broker: MemoryBroker) -> None:
         self.bytes = 0
         self.messages = 0

@@ -19,6 +19,7 @@ from .errors import (
     NotReadyError,
     ProtocolError,
     ReadOnlyError,
+    SourceMismatchError,
     SourceUnavailableError,
     TooStaleError,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "ReadOnlyError",
     "Repository",
     "Source",
+    "SourceMismatchError",
     "SourceUnavailableError",
     "State",
     "Stats",

@@ -10,6 +10,9 @@ ways to carry bytes:
 * **transfer** (`Link.send_transfer` to `Link.receive_transfer`): bulk from one link to one other, in order,
   with flow control, so that neither side nor the broker buffers more than a window of chunks.
 
+A broker that joins only nodes of its own process may have a true attribute ``local``: then `Node` takes it without
+``namespace=``.
+
 A broker reports - *messages may be missing here* (`Gap`), *this link is lost* - and never decides: when to connect
 again, what a gap means and how it is repaired is decided once, for all brokers.
 """

@@ -24,6 +24,7 @@ __all__ = [
     "NotReadyError",
     "ProtocolError",
     "ReadOnlyError",
+    "SourceMismatchError",
     "SourceUnavailableError",
     "TooStaleError",
 ]
@@ -35,6 +36,10 @@ class DollopError(Exception):
 
 class ConfigurationError(DollopError, ValueError):
     """Arguments that contradict each other, or ask for what the source cannot do."""
+
+
+class SourceMismatchError(ConfigurationError):
+    """Another node of the namespace reads another source for a repository of the same name."""
 
 
 class InvalidEntityError(DollopError, TypeError):

@@ -101,6 +101,7 @@ class Inquiry:
             self.address,
             list(buckets),
             digests,
+            replica.identity_tag,
         )
         with anyio.CancelScope() as self._scope:
             try:

@@ -24,11 +24,22 @@ from .errors import BrokerUnavailableError, ClosedError, ProtocolError
 from .freshness import Backoff
 from .pipeline import Outgoing, Pipeline
 from .replica.counts import MESSAGE_REASONS
+from .replica.identity import is_foreign
 from .replica.members import Members, bearable
-from .replica.messages import Ask, Events, Heartbeat, Phase, Refuse, Take, decode, encode
+from .replica.messages import (
+    Ask,
+    Events,
+    Heartbeat,
+    Phase,
+    Refuse,
+    RepositoryState,
+    Take,
+    decode,
+    encode,
+)
 from .replica.seal import Seal
 from .sealed import SealedLink
-from .seat import Seat
+from .seat import ROUND_TRIP_SECONDS, Seat
 
 __all__ = ["Membership"]
 
@@ -49,6 +60,15 @@ MOST_BEATS: Final = 10
 
 BREATH: Final = 500
 """Events, or messages, taken in before the event loop gets its turn."""
+
+MAX_FOREIGN_SAID: Final = 100
+"""Identities of other sources that the log names."""
+
+FOREIGN_ADVICE: Final = (
+    "Give each database a namespace= of its own; if both are one database under two addresses, give both sources the"
+    " same identity="
+)
+"""What to do about a member that reads another source."""
 
 ADVICE: Final = {
     "unsigned": "somebody in this namespace has no secret; give all nodes the same",
@@ -100,6 +120,7 @@ class Membership:
         self._beaten = 0.0  # monotonic, when the last heartbeat was made
         self._beat_spacing = min(BEAT_SPACING, heartbeat / 20)
         self._leaving = False
+        self._foreign_said: set[tuple[str, str]] = set()  # repositories and identities, in the log
         self._crowd = False  # whether it was said that there are many
         self._work = anyio.Event()
         self._news = anyio.Event()
@@ -144,6 +165,17 @@ class Membership:
         pause = min(bearable(self.members.nodes), self.heartbeat / MOST_BEATS)
         self._beat_due = min(self._beat_due, self._beaten + max(self._beat_spacing, pause))
         self._work.set()
+
+    async def introduced(self, wait: float) -> None:
+        """Wait until this node has listened for `wait` seconds: every live node answers a newcomer at once.
+
+        Until the link is lost, or for `ROUND_TRIP_SECONDS` where own heartbeats do not come back.
+        """
+        with anyio.move_on_after(ROUND_TRIP_SECONDS):
+            while self.up and not self.listening:
+                await self.news(ROUND_TRIP_SECONDS)
+        while self.up and self.listening and (left := wait - self.listened) > 0:
+            await self.news(left)
 
     async def news(self, timeout: float) -> None:
         """Wait until something is heard of the members, for at most `timeout` seconds."""
@@ -260,7 +292,6 @@ class Membership:
 
     def _heartbeat(self) -> Heartbeat:
         self._beats += 1
-        alive = self.members.alive.keys()
         return Heartbeat(
             origin=self.origin,
             name=self.name,
@@ -270,7 +301,9 @@ class Membership:
             every=self.heartbeat,
             repositories=[
                 seat.session.state_for(
-                    [*alive, self.origin], seat.kept, all_numbered=seat.all_numbered
+                    [*self.members.of(seat.name), self.origin],
+                    seat.kept,
+                    all_numbered=seat.all_numbered,
                 )
                 for seat in self._seats.values()
             ],
@@ -292,7 +325,7 @@ class Membership:
         for origin, name in gone.items():
             self._gone(origin, name, vanished=True)
         for seat in self._seats.values():
-            seat.session.looked_around(self.members.alive)
+            seat.session.looked_around(self.members.of(seat.name))
         if self.members.deaf(now):
             self._link_lost("own heartbeats do not come back")
 
@@ -404,13 +437,16 @@ class Membership:
             return  # there are more than are counted; what is noted of members would never be forgotten again
         for own in self._seats.values():
             own.replica.clock.observe(beat.time, time.time())
-        members = [*self.members.alive, self.origin]
         member = self.members.alive.get(beat.origin)
         timely = member is None or member.timely
         new_copies = {name for name, _ in _copies(beat) - copies_before}
         for state in beat.repositories:
             seat = self._seats.get(state.repository)
-            if seat is not None:
+            if seat is None:
+                continue
+            if is_foreign(state.identity, seat.replica.identity):
+                self._heard_foreign(beat, state, seat)
+            else:
                 if before is None and state.fingerprint != seat.replica.rows.fingerprint:
                     logger.warning(
                         "%s: %s has another shape of %s: until all run one version, each reads from the source"
@@ -420,11 +456,35 @@ class Membership:
                         state.repository,
                     )
                 seat.session.heard(
-                    beat.origin, state, members, all_numbered=seat.all_numbered, timely=timely
+                    beat.origin,
+                    state,
+                    [*self.members.of(seat.name), self.origin],
+                    all_numbered=seat.all_numbered,
+                    timely=timely,
                 )
                 if state.repository in new_copies:
                     seat.session.upkeep.donor_appeared()
         self._pulse()
+
+    def _heard_foreign(self, beat: Heartbeat, state: RepositoryState, seat: Seat) -> None:
+        """A member reads another source for a repository: nothing that it says of the repository counts here."""
+        if beat.origin not in self.members.alive:
+            return  # it is leaving
+        if not self.members.set_foreign(seat.name, beat.origin, state.identity):
+            return
+        said = (seat.name, state.identity)
+        if said not in self._foreign_said and len(self._foreign_said) < MAX_FOREIGN_SAID:
+            self._foreign_said.add(said)
+            logger.warning(
+                "%s: %s reads another source for %s and exchanges no rows with this node: here %s, there %s. %s",
+                self.name,
+                beat.name,
+                seat.name,
+                seat.replica.identity,
+                state.identity,
+                FOREIGN_ADVICE,
+            )
+        seat.session.note_state()
 
     # -- the link --------------------------------------------------------------------------------
 
@@ -472,8 +532,14 @@ class Membership:
 
     def _gone(self, origin: str, name: str, *, vanished: bool) -> None:
         logger.info("%s: %s has %s", self.name, name, "vanished" if vanished else "gone")
-        for seat in self._seats.values():
-            seat.gone(origin, vanished=vanished)
+        seats = self._seats.values()
+        foreign = [seat for seat in seats if self.members.is_foreign(seat.name, origin)]
+        self.members.forget(origin)
+        for seat in seats:
+            if seat in foreign:
+                seat.session.note_state()
+            else:
+                seat.gone(origin, vanished=vanished)
         self._pulse()
 
     def _pulse(self) -> None:

@@ -16,10 +16,16 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, get_args
 import anyio
 
 from .broker import Broker
-from .brokers import check_url, from_url
-from .errors import BrokerUnavailableError, ClosedError, ConfigurationError, NotReadyError
+from .brokers import check_url, from_url, is_local
+from .errors import (
+    BrokerUnavailableError,
+    ClosedError,
+    ConfigurationError,
+    NotReadyError,
+    SourceMismatchError,
+)
 from .lookup import repository_of
-from .membership import Membership
+from .membership import FOREIGN_ADVICE, Membership
 from .replica.messages import MAX_BEAT_SECONDS, MAX_NAME, MAX_REPOSITORIES, is_name
 from .replica.seal import Seal, Secrets
 from .repository import DRAIN_SECONDS, Repository
@@ -44,6 +50,24 @@ OUTBOX: Final = 10_000
 """Events of one repository that wait for a broker that is away, about 10 MB at a kilobyte each."""
 
 
+LOCAL_NAMESPACE: Final = "default"
+"""The namespace of a node that names none, on a broker that reaches nobody outside of the process."""
+
+
+def _default_namespace(broker: str | Broker) -> str:
+    """For a node without ``namespace=``. Raises `ConfigurationError` unless the broker is local."""
+    if isinstance(broker, str):
+        local, shown = is_local(broker), f"{broker.partition(':')[0]}://..."
+    else:
+        local, shown = getattr(broker, "local", False), type(broker).__qualname__
+    if not local:
+        raise ConfigurationError(
+            f"Node({shown}) needs namespace=: all nodes of one broker and one namespace exchange rows, so two services"
+            ' with the same default would serve each other\'s rows. Name the service, as in namespace="shop"'
+        )
+    return LOCAL_NAMESPACE
+
+
 class Node:
     """Keeps repositories in step with those of the same name on every other node of the namespace.
 
@@ -56,7 +80,8 @@ class Node:
     repositories:
         those of this node; each belongs to one node.
     namespace:
-        nodes of different namespaces do not see each other.
+        nodes of different namespaces do not see each other. Required unless the broker is ``memory://``, or is `local`
+        (see `imperfect_dollop.broker`): two services that share a broker would otherwise share a default.
     name:
         for people: shown to the other nodes, in logs and figures. By default host, process and a suffix.
     secret:
@@ -69,7 +94,8 @@ class Node:
     startup:
         what entering does when the first attempt to reach the broker, or to fill a repository, fails:
         ``"background"`` goes on and keeps trying, ``"wait"`` waits until all is there, ``"raise"`` raises. With all
-        well, entering returns when every preloading repository is filled.
+        well, entering returns when every preloading repository is filled. ``"raise"`` also raises
+        `SourceMismatchError` if a live node reads another source for one of the repositories.
     offer_wait:
         seconds that a newcomer waits to hear of a sibling with a copy before it asks the source.
     shutdown_timeout:
@@ -85,7 +111,7 @@ class Node:
         self,
         broker: str | Broker,
         *repositories: Repository[Any, Any],
-        namespace: str = "default",
+        namespace: str | None = None,
         name: str | None = None,
         secret: str | bytes | Sequence[str | bytes] | None = None,
         heartbeat: float = 1.0,
@@ -118,6 +144,10 @@ class Node:
             raise ConfigurationError(
                 f"startup={startup!r} is none of {', '.join(get_args(Startup))}"
             )
+        if isinstance(broker, str):
+            check_url(broker)
+        if namespace is None:
+            namespace = _default_namespace(broker)
         for what, text in (("namespace", namespace), ("name", name or "-")):
             if not is_name(text):
                 raise ConfigurationError(f"{what} must be 1 to {MAX_NAME} characters, not {text!r}")
@@ -132,10 +162,8 @@ class Node:
                 "heartbeat must be a number of seconds above 0 and up to 3,600, outbox a whole number above 0, the"
                 " waits not below 0"
             )
-        if isinstance(broker, str):
-            check_url(broker)
         self.repositories = repositories
-        self.namespace = namespace
+        self.namespace: str = namespace
         self.name: str = name or f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"
         self._broker = broker
         self._secrets = None if secret is None else Secrets(secret)
@@ -222,6 +250,20 @@ class Node:
         for seat in self._seats:
             if self._startup == "raise" and seat.replica.cold:
                 await seat.session.filling.warm()  # raises what has kept it cold
+        if self._startup == "raise":
+            await self._check_identities(membership)
+
+    async def _check_identities(self, membership: Membership) -> None:
+        """Raises `SourceMismatchError` if a live node reads another source, once the live nodes could be heard."""
+        if not any(seat.replica.identity for seat in self._seats):
+            return
+        await membership.introduced(self._offer_wait)
+        for seat in self._seats:
+            for identity, names in seat.foreign().items():
+                raise SourceMismatchError(
+                    f"{self.name}: {', '.join(names)} of namespace {self.namespace!r} reads another source for"
+                    f" {seat.name}: here {seat.replica.identity}, there {identity}. {FOREIGN_ADVICE}"
+                )
 
     async def __aexit__(
         self,
@@ -364,6 +406,11 @@ class Node:
                 "agreed_since": seat.session.agreed_since,
                 "agreed_at": seat.session.agreed_at,
                 "causes": repository.causes,
+                "identity": repository.identity,
+                "foreign": [
+                    {"identity": identity, "members": names}
+                    for identity, names in seat.foreign().items()
+                ],
                 "unsent": seat.unsent,
                 "info": dataclasses.asdict(repository.info()),
                 "stats": dataclasses.asdict(repository.stats),

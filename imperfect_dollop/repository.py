@@ -29,6 +29,7 @@ from .errors import (
     TooStaleError,
 )
 from .filling import Place
+from .replica.identity import is_identity
 from .replica.messages import MAX_NAME, Kind, is_name
 from .replica.stamp import seconds
 from .session import Options, Session
@@ -137,6 +138,12 @@ class Repository(Generic[K, V]):
             source = bind(entity, key=key, version=version)
         able = verbs(source)
         _check_source(self.name, able, preload=preload, read_only=read_only)
+        self.identity: str | None = getattr(source, "identity", None)
+        """Where the rows are, in words: nodes whose identities differ exchange nothing. ``None``: not known."""
+        if self.identity is not None and not is_identity(self.identity):
+            raise ConfigurationError(
+                f"{self.name}: identity={self.identity!r} of the source must be a text of at least one character"
+            )
         self._options = Options(
             preload=preload,
             versioned=version is not None,
@@ -238,6 +245,7 @@ class Repository(Generic[K, V]):
             siblings=siblings,
             node=node,
             away=away,
+            identity=self.identity,
         )
         self._session = session
         self._hits = 0

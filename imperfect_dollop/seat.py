@@ -19,6 +19,7 @@ from .exchange import BUSY, MAX_DONATIONS, Comparing, Inquiry, Joining, give
 from .freshness import Backoff
 from .outbox import Outbox
 from .replica.effects import Effect, Resend
+from .replica.identity import is_foreign
 from .replica.messages import Ask, Event, Events, Refuse, Take, encode
 from .replica.replica import Replica
 from .replica.ring import Ring
@@ -184,6 +185,8 @@ class Seat:
             self._resent and next(iter(self._resent.values())) < now - self.membership.heartbeat / 2
         ):
             self._resent.popitem(last=False)
+        if is_foreign(ask.identity_tag, self.replica.identity_tag):
+            return
         # Several ask at once, for ranges that overlap: what is on its way is not sent for each of them.
         batches = [
             batch
@@ -232,6 +235,8 @@ class Seat:
 
     def _why_not(self, take: Take) -> str | None:
         replica = self.replica
+        if is_foreign(take.identity_tag, replica.identity_tag):
+            return "another source"
         if take.fingerprint != replica.rows.fingerprint:
             return "another schema"
         if replica.cold or not replica.whole or self.session.closed:
@@ -262,7 +267,8 @@ class Seat:
 
     def ask(self, missing: Resend) -> None:
         """Ask an origin for events that have not come."""
-        ask = Ask(missing.origin, self.name, missing.first, missing.last)
+        tag = self.replica.identity_tag
+        ask = Ask(missing.origin, self.name, missing.first, missing.last, tag)
         self._supervisor.spawn(self._ask, ask, name=f"what was missed of {self.name}")
 
     async def _ask(self, ask: Ask) -> None:
@@ -281,12 +287,21 @@ class Seat:
         return self.membership.members.refreshing(self.name, fingerprint, failures)
 
     def members(self) -> Collection[str]:
-        """The origins of the other live nodes."""
-        return self.membership.members.alive
+        """The origins of the other live nodes that may exchange rows with this one."""
+        return self.membership.members.of(self.name)
+
+    def foreign(self) -> dict[str, list[str]]:
+        """The identities of other sources that live nodes read, each with the names of the nodes."""
+        members = self.membership.members
+        found: dict[str, list[str]] = {}
+        for origin, identity in members.foreign.get(self.name, {}).items():
+            if (member := members.alive.get(origin)) is not None:
+                found.setdefault(identity, []).append(member.beat.name)
+        return {identity: sorted(found[identity]) for identity in sorted(found)}
 
     def horizon(self) -> int:
         """The hybrid time up to which every live node was heard."""
-        return self.membership.members.horizon(self.replica.clock.time)
+        return self.membership.members.horizon(self.name, self.replica.clock.time)
 
     async def snapshot(self, *, clean: bool, tried: set[str]) -> list[Effect] | None:
         """Ask the freshest sibling for its copy, then the next one; ``None`` if none has one.
@@ -296,9 +311,7 @@ class Seat:
         listen gives the others `offer_wait` seconds to be heard.
         """
         membership, fingerprint = self.membership, self.replica.rows.fingerprint
-        with anyio.move_on_after(ROUND_TRIP_SECONDS):
-            while membership.up and not membership.listening:
-                await membership.news(ROUND_TRIP_SECONDS)
+        await membership.introduced(0.0)
         if membership.link is None:
             return None  # what waits goes on being merged, and given up when it is too much
         self._number_all()  # a copy has to contain what was written here before everything was dropped
@@ -388,7 +401,8 @@ class Seat:
     def in_view(self) -> bool:
         """Whether this node has listened for so long that all must have said what they have, and all have."""
         membership = self.membership
-        return membership.listened >= membership.heartbeat and membership.members.all_heard
+        all_heard = membership.members.all_heard(self.name)
+        return membership.listened >= membership.heartbeat and all_heard
 
     def donor(self) -> bool:
         """Whether a sibling has a copy that it vouches for."""
@@ -402,7 +416,8 @@ class Seat:
         if not membership.up:
             return 0.0
         if not membership.listening or (
-            membership.listened < membership.heartbeat and not membership.members.all_heard
+            membership.listened < membership.heartbeat
+            and not membership.members.all_heard(self.name)
         ):
             return membership.heartbeat  # then all have said what they have
         ahead = membership.members.ahead(self.name, self.replica.rows.fingerprint, failures)

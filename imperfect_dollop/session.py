@@ -86,6 +86,7 @@ OVER: Final = {
     "source": "the source answers again",
     "broker": "the broker is back",
     "events": "what was missed has been made up for",
+    "identity": "no member reads another source any more",
 }
 """What to say when a cause is gone."""
 
@@ -108,6 +109,7 @@ class Session(Generic[K, V]):
         siblings: Siblings | None,
         node: str | None,
         away: Callable[[], str | None],
+        identity: str | None = None,
     ) -> None:
         self.name: str = reader.name
         self.node = node
@@ -127,6 +129,7 @@ class Session(Generic[K, V]):
             version_of=reader.version_of,
             identify=reader.identify,
             whole=options.preload,
+            identity=identity,
         )
         self.upkeep: Upkeep[K, V] = Upkeep(
             self.replica,
@@ -318,6 +321,7 @@ class Session(Generic[K, V]):
             failures=self.upkeep.health.failures,
             kept=kept,
             wanted=self.upkeep.repairs.wanted,
+            identity=replica.identity,
         )
 
     # -- what the application asks ---------------------------------------------------------------
@@ -341,6 +345,10 @@ class Session(Generic[K, V]):
             causes["broker"] = away
         if upkeep.repairs.known is not None:
             causes["events"] = upkeep.repairs.known
+        if self._siblings is not None and (foreign := self._siblings.foreign()):
+            causes["identity"] = "nothing is exchanged with " + "; ".join(
+                f"{', '.join(names)}, which reads {identity}" for identity, names in foreign.items()
+            )
         return causes
 
     def note_state(self) -> None:

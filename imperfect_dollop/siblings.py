@@ -69,7 +69,11 @@ class Siblings(Protocol):
         ...
 
     def members(self) -> Collection[str]:
-        """The origins of the other live nodes."""
+        """The origins of the other live nodes that may exchange rows with this one."""
+        ...
+
+    def foreign(self) -> dict[str, list[str]]:
+        """The identities of other sources that live nodes read for this repository, with the names of the nodes."""
         ...
 
     def horizon(self) -> int:

@@ -14,6 +14,10 @@ What a source owes:
 A source that can make its rows into any class, or has to agree with the repository on key and version, has
 a seventh method ``bind(entity, *, key, version)``: it returns the source that the repository will use, or
 raises `ConfigurationError`. `key` and `version` are what the repository was given.
+
+A source may have an attribute ``identity``: a text that is the same on every node that reads the same rows, and another
+one where the rows are others. Nodes whose identities differ exchange nothing. ``None``, or no attribute, says that the
+identity is not known: the node then exchanges rows with every node of the namespace. No password belongs in it.
 """
 
 from __future__ import annotations
@@ -142,10 +146,15 @@ class FunctionSource(Generic[K, V]):
     delete:
         ``async (key) -> None``, or ``async (key, version)``: then the version that this process
         holds is handed over (``None`` if it holds none), to be compared in the source.
+    identity:
+        a name for where the rows are, the same on every node that reads the same rows: nodes whose identities differ
+        exchange nothing. ``None`` exchanges rows with every node of the namespace.
     """
 
     verbs: frozenset[str]
     """The names of the verbs that were given, or follow from those that were."""
+    identity: str | None
+    """As given."""
 
     def __init__(
         self,
@@ -158,6 +167,7 @@ class FunctionSource(Generic[K, V]):
         delete: Callable[[K], Awaitable[object]]
         | Callable[[K, int | None], Awaitable[object]]
         | None = None,
+        identity: str | None = None,
     ) -> None:
         given = {
             "load": load,
@@ -178,6 +188,7 @@ class FunctionSource(Generic[K, V]):
         if able & {"load", "load_many"}:
             able |= {"load", "load_many"}
         self.verbs = frozenset(able)
+        self.identity = identity
         self._load = load
         self._load_many = load_many
         self._load_all = load_all

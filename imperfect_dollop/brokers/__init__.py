@@ -8,7 +8,7 @@ from ..broker import Broker
 from ..errors import ConfigurationError
 from ..url import scheme_of
 
-__all__ = ["SCHEMES", "check_url", "from_url"]
+__all__ = ["SCHEMES", "check_url", "from_url", "is_local"]
 
 SCHEMES: Final = ("memory", "redis", "rediss", "amqp", "amqps")
 """URL schemes with a backend."""
@@ -21,6 +21,11 @@ def check_url(url: str) -> None:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         what = f"{scheme}://" if scheme else "a URL without a scheme"
         raise ConfigurationError(f"{what} names no broker that this version has; known are {known}")
+
+
+def is_local(url: str) -> bool:
+    """Whether the broker that a URL names joins nodes of this process only."""
+    return scheme_of(url) == "memory"
 
 
 def from_url(url: str) -> Broker:

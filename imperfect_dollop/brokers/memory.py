@@ -53,6 +53,9 @@ class MemoryBroker:
     ``memory://school`` meet, and are none of the business of ``memory://office``.
     """
 
+    local: Final = True
+    """Nobody outside of this process is reached, so a node may do without ``namespace=``."""
+
     def __init__(self, *, inbox: int = INBOX) -> None:
         self._inbox = inbox
         self._hub = _Hub()

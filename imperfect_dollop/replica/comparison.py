@@ -36,7 +36,7 @@ class Comparison(Generic[K, V]):
     def __init__(self, replica: Replica[K, V], address: str, now: float, donor: str = "") -> None:
         self._replica = replica
         self._donor = donor
-        self._frames = Frames(address, replica.rows.fingerprint)
+        self._frames = Frames(address, replica.rows.fingerprint, replica.identity_tag)
         self._first: Frames | None = None  # those of the answer that has named the buckets
         self._areas = BUCKETS  # of which an answer consists
         self._load = replica.begin_load(now)
@@ -84,7 +84,9 @@ class Comparison(Generic[K, V]):
 
     def narrow(self, address: str) -> None:
         """The first answer is here. Another one comes to this address: the leaves that differ."""
-        self._first, self._frames = self._frames, Frames(address, self._replica.rows.fingerprint)
+        replica = self._replica
+        self._first = self._frames
+        self._frames = Frames(address, replica.rows.fingerprint, replica.identity_tag)
         self._areas = ALL_LEAVES
 
     def finish(self, now: float) -> list[Effect] | None:

@@ -21,8 +21,9 @@ MESSAGE_REASONS: Final = ("malformed", "oversized", "unsigned", "forged", "stale
 """Why a message is rejected as a whole: it is none; it is too large; this node has a secret, and it has no signature, a
 wrong one, or was heard before; it has a signature, and this node no secret."""
 
-EVENT_REASONS: Final = ("schema", "clock", "numbers", "key", "malformed")
-"""Why events are rejected: of another shape; too far in the future; with numbers, or a key, that cannot be; else."""
+EVENT_REASONS: Final = ("schema", "identity", "clock", "numbers", "key", "malformed")
+"""Why events are rejected: of another shape; of another source; too far in the future; with numbers, or a key, that
+cannot be; else."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from ..errors import ProtocolError
+from .identity import is_foreign
 from .messages import Footer, Frame, Header, decode_frame
 
 __all__ = ["Frames"]
 
 
 class Frames:
-    """What has come of an answer that was asked to an `address`, for rows of this shape; of no use after an error."""
+    """What has come of an answer that was asked to an `address`, for rows of this shape; of no use after an error.
 
-    __slots__ = ("_address", "_fingerprint", "footer", "header")
+    `identity_tag`: of the source of the node that asks. A donor with another source is refused.
+    """
 
-    def __init__(self, address: str, fingerprint: str) -> None:
+    __slots__ = ("_address", "_fingerprint", "_identity_tag", "footer", "header")
+
+    def __init__(self, address: str, fingerprint: str, identity_tag: str = "") -> None:
         self._address = address
         self._fingerprint = fingerprint
+        self._identity_tag = identity_tag
         self.header: Header | None = None
         self.footer: Footer | None = None
 
@@ -32,6 +37,8 @@ class Frames:
                 raise ProtocolError("a second header")
             if frame.address != self._address or frame.fingerprint != self._fingerprint:
                 raise ProtocolError("an answer to something else")
+            if is_foreign(frame.identity_tag, self._identity_tag):
+                raise ProtocolError("rows of another source")
             self.header = frame
         elif self.header is None:
             raise ProtocolError("an answer without a header")

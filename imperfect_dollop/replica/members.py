@@ -89,6 +89,8 @@ class Members:
         self._link = 0  # how many there were
         self.echo: int = 0  # the last own heartbeat that has come back
         self.alive: dict[str, Member] = {}
+        # By repository, the members that read another source than this node: the identity of that by origin.
+        self.foreign: dict[str, dict[str, str]] = {}
 
     @property
     def patience(self) -> float:
@@ -188,24 +190,50 @@ class Members:
         silence = ALIVE_BEATS * max(self.heartbeat, min(RAREST, member.beat.every))
         return silence if member.link == self._link else silence + self._returning
 
-    @property
-    def all_heard(self) -> bool:
-        """Whether every member was heard over this link."""
-        return all(member.link == self._link for member in self.alive.values())
+    # -- those of one repository -----------------------------------------------------------------
 
-    def horizon(self, own: int) -> int:
-        """The hybrid time up to which every live node has been heard."""
-        return min((member.beat.time for member in self.alive.values()), default=own)
+    def set_foreign(self, repository: str, origin: str, identity: str) -> bool:
+        """A live member reads another source for a repository; False where that was known."""
+        of_repository = self.foreign.setdefault(repository, {})
+        known = origin in of_repository
+        of_repository[origin] = identity
+        return not known
+
+    def is_foreign(self, repository: str, origin: str) -> bool:
+        """Whether a member reads another source for a repository."""
+        return origin in self.foreign.get(repository, ())
+
+    def forget(self, origin: str) -> None:
+        """Drop what `set_foreign` has noted of a member that is gone."""
+        for repository in [name for name, origins in self.foreign.items() if origin in origins]:
+            del self.foreign[repository][origin]
+            if not self.foreign[repository]:
+                del self.foreign[repository]
+
+    def of(self, repository: str) -> Collection[str]:
+        """The origins of the live members, without those that read another source for this repository."""
+        foreign = self.foreign.get(repository)
+        if not foreign:
+            return self.alive.keys()
+        return [origin for origin in self.alive if origin not in foreign]
+
+    def all_heard(self, repository: str) -> bool:
+        """Whether every member of this repository was heard over this link."""
+        return all(self.alive[origin].link == self._link for origin in self.of(repository))
+
+    def horizon(self, repository: str, own: int) -> int:
+        """The hybrid time up to which every live node of this repository has been heard."""
+        return min((self.alive[origin].beat.time for origin in self.of(repository)), default=own)
 
     def any_of(self, repository: str, fingerprint: str) -> bool:
-        """Whether somebody has a repository of this name and shape, whole or not."""
-        states = (member.state(repository) for member in self.alive.values())
+        """Whether somebody has a repository of this name, source and shape, whole or not."""
+        states = (self.alive[origin].state(repository) for origin in self.of(repository))
         return any(state is not None and state.fingerprint == fingerprint for state in states)
 
     def copies(self, repository: str, fingerprint: str) -> Iterator[tuple[str, RepositoryState]]:
         """What the others say of a repository, where they mean the same by it and hold it whole."""
-        for origin, member in self.alive.items():
-            state = member.state(repository)
+        for origin in self.of(repository):
+            state = self.alive[origin].state(repository)
             if state is not None and state.whole and state.fingerprint == fingerprint:
                 yield origin, state
 

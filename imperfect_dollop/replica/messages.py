@@ -140,13 +140,17 @@ class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Events(msgspec.Struct, array_like=True, frozen=True, tag="e"):
-    """Consecutive events of one origin in one repository, numbered from `first` upwards."""
+    """Consecutive events of one origin in one repository, numbered from `first` upwards.
+
+    `identity_tag`: of the source that the origin reads and writes, see `identity`.
+    """
 
     origin: Name
     repository: Name
     fingerprint: Name
     first: Int63
     events: Annotated[list[Event], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+    identity_tag: Name = ""
 
 
 NOT_COMPARABLE: Final = 0
@@ -161,7 +165,8 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
     `digest` the content's. `confirmed` is when the last complete load began (hybrid time).
     `clean` is false while something is known to be missing, or in doubt. `whole`: every row is held. `failures`: how
     often in a row the source has failed. From number `kept` on the node can send its events again. `wanted`: a complete
-    load is to begin after this hybrid time (0: none), since the source may have what no node has told of.
+    load is to begin after this hybrid time (0: none), since the source may have what no node has told of. `identity`:
+    of the node's source, in words; empty where it is not known.
     """
 
     repository: Name
@@ -177,6 +182,7 @@ class RepositoryState(msgspec.Struct, array_like=True, frozen=True):
     failures: Int63
     kept: Int63
     wanted: Int63 = 0
+    identity: Name = ""
 
 
 class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):
@@ -192,12 +198,16 @@ class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag="h"):
 
 
 class Ask(msgspec.Struct, array_like=True, frozen=True, tag="a"):
-    """Events `first` to `last` of `origin` did not arrive at somebody: it is to send them again."""
+    """Events `first` to `last` of `origin` did not arrive at somebody: it is to send them again.
+
+    `identity_tag`: of the source of the node that asks.
+    """
 
     origin: Name
     repository: Name
     first: Int63
     last: Int63
+    identity_tag: Name = ""
 
 
 class Take(msgspec.Struct, array_like=True, frozen=True, tag="t"):
@@ -205,6 +215,7 @@ class Take(msgspec.Struct, array_like=True, frozen=True, tag="t"):
 
     With `digests`, those of its own buckets (`Table.digests`), it asks for the buckets that differ. With both, where
     `digests` are those of the leaves of each of these buckets (`Table.leaves`), for the leaves that differ.
+    `identity_tag`: of the source of `origin`.
     """
 
     origin: Name
@@ -214,6 +225,7 @@ class Take(msgspec.Struct, array_like=True, frozen=True, tag="t"):
     address: Name
     buckets: Buckets
     digests: Annotated[bytes, msgspec.Meta(max_length=8 * MAX_BUCKETS)] = b""
+    identity_tag: Name = ""
 
 
 class Refuse(msgspec.Struct, array_like=True, frozen=True, tag="r"):
@@ -230,7 +242,7 @@ News: TypeAlias = Events | Heartbeat | Ask | Take | Refuse
 class Header(msgspec.Struct, array_like=True, frozen=True, tag="H"):
     """Opens a snapshot. `vector`: the last event of each origin that the donor had applied.
 
-    `buckets`: those that are to come, or leaves where these were asked for.
+    `buckets`: those that are to come, or leaves where these were asked for. `identity_tag`: of the donor's source.
     """
 
     address: Name
@@ -238,6 +250,7 @@ class Header(msgspec.Struct, array_like=True, frozen=True, tag="H"):
     vector: Vector
     confirmed: Int63
     buckets: Buckets
+    identity_tag: Name = ""
 
 
 class Differ(msgspec.Struct, array_like=True, frozen=True, tag="D"):

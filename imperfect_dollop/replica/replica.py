@@ -20,6 +20,7 @@ from .counts import Counts
 from .disputes import Disputes
 from .effects import Cleared, Compare, Effect, Reread, Resend, Resync
 from .holding import Holding
+from .identity import identity_tag, is_foreign, wire_identity
 from .loads import Loads
 from .messages import FOR_ALL, Event, Events, Kind, Phase, RepositoryState
 from .progress import Progress
@@ -63,6 +64,8 @@ class Replica(Generic[K, V]):
         both of many entities, if there is a quicker way.
     whole:
         whether every row is held, or only those that were asked for.
+    identity:
+        of the source, in words; ``None`` where it is not known.
     """
 
     def __init__(
@@ -75,7 +78,10 @@ class Replica(Generic[K, V]):
         version_of: Callable[[V], int],
         identify: Callable[[list[V]], tuple[list[K], list[int]]] | None = None,
         whole: bool,
+        identity: str | None = None,
     ) -> None:
+        self.identity: str = wire_identity(identity)
+        self.identity_tag: str = identity_tag(self.identity)
         self.holding: Holding[K, V] = Holding(
             origin, keys, rows, key_of=key_of, version_of=version_of, whole=whole
         )
@@ -185,7 +191,9 @@ class Replica(Generic[K, V]):
         """Number events for sending."""
         first = self.sequence + 1
         self.sequence += len(events)
-        return Events(self.origin, repository, self.rows.fingerprint, first, events)
+        return Events(
+            self.origin, repository, self.rows.fingerprint, first, events, self.identity_tag
+        )
 
     def skip(self, count: int) -> None:
         """Events that were never sent: use up their numbers, so that siblings notice."""
@@ -343,8 +351,11 @@ class Replica(Generic[K, V]):
     # -- what siblings say -----------------------------------------------------------------------
 
     def receive(self, events: Events, now: float) -> list[Effect]:
-        """Events of a sibling (or our own echo, which is ignored)."""
+        """Events of a sibling (or our own echo, which is ignored). Those of another source are counted and no more."""
         if events.origin == self.origin:
+            return []
+        if is_foreign(events.identity_tag, self.identity_tag):
+            self.counts.rejections["identity"] += len(events.events)
             return []
         if events.first + len(events.events) > LAST_NUMBER:
             self.counts.rejections["numbers"] += 1

@@ -90,7 +90,12 @@ class Donor(Generic[K, V]):
         coming = [] if many else areas
         yield encode(
             Header(
-                take.address, replica.rows.fingerprint, replica.vector, replica.confirmed, coming
+                take.address,
+                replica.rows.fingerprint,
+                replica.vector,
+                replica.confirmed,
+                coming,
+                replica.identity_tag,
             )
         )
         if many:
@@ -132,7 +137,7 @@ class Joiner(Generic[K, V]):
         self._partial: list[K] = []  # keys of a bucket that is not complete
         self._partial_vector: dict[str, int] | None = None  # that of its first chunk
         self._donor = ""
-        self._frames = Frames("", replica.rows.fingerprint)
+        self._frames = Frames("", replica.rows.fingerprint, replica.identity_tag)
         self._confirmed: int | None = None
         self._written = replica.written
         self._known = replica.vector
@@ -147,8 +152,9 @@ class Joiner(Generic[K, V]):
         for key in self._partial:  # the next donor may no longer have them
             self._replica.table.forget(key)
         self._partial, self._partial_vector = [], None
-        self._frames = Frames(address, self._replica.rows.fingerprint)
-        self._replica.begin_snapshot()
+        replica = self._replica
+        self._frames = Frames(address, replica.rows.fingerprint, replica.identity_tag)
+        replica.begin_snapshot()
         return [bucket for bucket in range(BUCKETS) if bucket not in self._vectors]
 
     def take(self, payload: bytes) -> None:

@@ -158,6 +158,7 @@ class World:
         node = Node(
             SimBroker(self.exchange),
             repository,
+            namespace="simulation",
             name=host.name,
             heartbeat=plan.heartbeat,
             outbox=plan.outbox,

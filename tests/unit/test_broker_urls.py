@@ -23,6 +23,8 @@ from .school import SchoolSource, member, others, students
 
 SECRET = "hunter2"
 
+NAMED = {"namespace": "school"}
+
 
 def backend(scheme: str) -> Callable[..., RedisBroker | RabbitMQBroker]:
     return RedisBroker if scheme.startswith("redis") else RabbitMQBroker
@@ -167,7 +169,7 @@ async def test_a_driver_that_is_missing_comes_with_the_line_that_installs_it(
         if name.startswith(f"imperfect_dollop.brokers.{module}"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, driver, None)
-    Node(url)  # the driver is asked for when the node is entered
+    Node(url, namespace="school")  # the driver is asked for when the node is entered
     with pytest.raises(ConfigurationError) as missing:
         from_url(url)
     assert f"pip install 'imperfect-dollop[{extra}]'" in str(missing.value)
@@ -175,7 +177,7 @@ async def test_a_driver_that_is_missing_comes_with_the_line_that_installs_it(
     assert driver in str(missing.value)
     assert SECRET not in texts(missing.value)
     with pytest.raises(ConfigurationError, match="pip install"):
-        async with Node(url):
+        async with Node(url, namespace="school"):
             pass
     assert not others()
 
@@ -263,7 +265,9 @@ async def test_a_tls_context_is_not_for_a_connection_that_is_handed_in() -> None
 
 
 async def test_a_node_whose_url_cannot_be_used_says_so_when_it_is_entered() -> None:
-    one = member(f"redis://user:{SECRET}@localhost?nonsense=1", SchoolSource(*students(1)))
+    one = member(
+        f"redis://user:{SECRET}@localhost?nonsense=1", SchoolSource(*students(1)), node=NAMED
+    )
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="nonsense") as refused:
             await one.node.__aenter__()
@@ -279,7 +283,7 @@ async def test_a_server_that_is_not_there_is_told_of_without_the_password(
 ) -> None:
     caplog.set_level("DEBUG")
     url = f"{scheme}://user:{SECRET}@127.0.0.1:{unused_tcp_port}/0"
-    one = member(url, SchoolSource(*students(3)))
+    one = member(url, SchoolSource(*students(3)), node=NAMED)
     async with one.node:
         assert one.content is not None
         failure = one.node.status()["broker"]["failure"]

@@ -125,10 +125,10 @@ def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_horizon_is_where_the_slowest_is() -> None:
     members = Members("me", 1.0)
-    assert members.horizon(99) == 99
+    assert members.horizon("rows", 99) == 99
     members.heard(beat("b", time=50), 0.0)
     members.heard(beat("c", time=70), 0.0)
-    assert members.horizon(99) == 50
+    assert members.horizon("rows", 99) == 50
 
 
 def test_a_member_has_a_state_for_the_repositories_it_names() -> None:

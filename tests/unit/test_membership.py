@@ -718,6 +718,8 @@ async def test_donors_that_are_silent_do_not_keep_a_joiner_from_the_source(
 class Answers:
     """A broker whose links answer when they are told to."""
 
+    local = True
+
     def __init__(self) -> None:
         self.links: list[AnsweringLink] = []
 

@@ -70,6 +70,8 @@ def snapshots(members: Sequence[Member]) -> list[int]:
 class Lossy:
     """A broker that swallows what `drops` says, without a word; like one that fails over without its tail."""
 
+    local = True
+
     def __init__(self) -> None:
         self.inner = MemoryBroker()
         self.drops: Callable[[str, bytes], bool] = lambda node, payload: False

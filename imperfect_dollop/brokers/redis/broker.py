@@ -77,6 +77,7 @@ class RedisBroker:
     ) -> AsyncIterator[RedisLink]:
         """See `imperfect_dollop.broker.Broker.connect`."""
         async with self._server.wire() as reading, self._server.wire() as writing:
+            await self._server.refuse_cluster(reading)
             link = RedisLink(self._server, reading, writing, namespace, node, backlog=self._backlog)
             await link.begin(after)
             async with hosted(link.run_publishing):

@@ -24,6 +24,11 @@ MAX_CONNECTIONS: Final = 10_000
 BLOCK: Final = 1.0
 """Seconds that a read waits at the server before it is repeated, so that a dead connection shows."""
 
+CLUSTER: Final = (
+    "Redis Cluster, which is not supported: use one Redis server (cluster-enabled no), or the primary that a Sentinel"
+    " names"
+)
+
 Command: TypeAlias = "list[str | bytes | int]"
 
 Entry: TypeAlias = tuple[str, bytes, bytes]
@@ -57,6 +62,8 @@ class Server:
             place = parts.path if parts.scheme == "unix" else f"{host}:{port}"
             self.where: str = f"{parts.scheme}://{place}"
             self._pool = _pool(server, timeout, options)
+        elif isinstance(server, redis.asyncio.RedisCluster):
+            raise ConfigurationError(f"the client that was handed in is of a {CLUSTER}")
         elif isinstance(server, redis.asyncio.Redis):
             if options:
                 raise ConfigurationError(
@@ -102,6 +109,18 @@ class Server:
             with anyio.CancelScope(shield=True):
                 await connection.disconnect(nowait=True)  # an answer may be on its way still
                 await self._pool.release(connection)
+
+    async def refuse_cluster(self, wire: Wire) -> None:
+        """Raises `BrokerUnavailableError` if the server is a node of a Redis Cluster.
+
+        A cluster of one node, or keys that happen to be on this node, would work until the cluster grows. HELLO is the
+        one command that tells and that every user may call.
+        """
+        (answer,) = await wire.call(["HELLO"])
+        if not isinstance(answer, dict):  # in version 2 of the protocol names and values alternate
+            answer = dict(zip(answer[::2], answer[1::2], strict=True))
+        if answer.get(b"mode") == b"cluster":
+            raise BrokerUnavailableError(f"{self.where} is a node of a {CLUSTER}")
 
     def unavailable(self, error: BaseException) -> BrokerUnavailableError:
         """What a driver's error is to the outside."""

@@ -61,6 +61,7 @@ from ...errors import (
 from ...source import RemovedRow, UnreadableRow
 from .column_types import key_type_of, takes_key
 from .failures import Stage, is_stale_plan, translated
+from .identity import identity_of
 from .mapping import (
     Attribute,
     arguments_of,
@@ -118,6 +119,11 @@ class SQLAlchemySource(Generic[V]):
     check_where:
         Whether an `update` that moves a row out of `where` is undone and refused too, as in a view
         ``WITH CHECK OPTION``.
+    identity:
+        A name for these rows, the same on every node that reads them; nodes whose identities differ
+        exchange nothing. By default it is made of the engine's URL (dialect, host, port and database,
+        without user and password), the schema and name of the table, and `where`. Give one where
+        nodes reach one database under several addresses.
 
     Attributes
     ----------
@@ -129,6 +135,8 @@ class SQLAlchemySource(Generic[V]):
         primary key; a key then is a tuple of their values.
     version:
         The attribute of the version column, or ``None``.
+    identity:
+        As given, or as derived; ``None`` where the engine's URL does not name the server.
 
     Notes
     -----
@@ -150,6 +158,7 @@ class SQLAlchemySource(Generic[V]):
     entity: type[V]
     key: str | tuple[str, ...]
     version: str | None
+    identity: str | None
 
     @overload
     def __init__(
@@ -161,6 +170,7 @@ class SQLAlchemySource(Generic[V]):
         version_column: Attribute | None = None,
         where: ColumnElement[bool] | None = None,
         check_where: bool = False,
+        identity: str | None = None,
     ) -> None: ...
 
     @overload
@@ -173,6 +183,7 @@ class SQLAlchemySource(Generic[V]):
         version_column: Attribute | None = None,
         where: ColumnElement[bool] | None = None,
         check_where: bool = False,
+        identity: str | None = None,
     ) -> None: ...
 
     def __init__(
@@ -184,8 +195,9 @@ class SQLAlchemySource(Generic[V]):
         version_column: Attribute | None = None,
         where: ColumnElement[bool] | None = None,
         check_where: bool = False,
+        identity: str | None = None,
     ) -> None:
-        self._given = (model_or_table, entity, version_column, where, check_where)
+        self._given = (model_or_table, entity, version_column, where, check_where, identity)
         self._engine = _checked_engine(engine)
         self._turn = _turn_of(engine)
         self._table, columns, keys = mapped(model_or_table)
@@ -222,6 +234,7 @@ class SQLAlchemySource(Generic[V]):
             raise ConfigurationError(
                 f"where={where!r} is no SQL expression ({error}); compare columns with ==, .is_(), ..."
             ) from error
+        self.identity = identity_of(engine, self._table, where) if identity is None else identity
 
     def __repr__(self) -> str:
         return f"SQLAlchemySource({self._table.name!r}, entity={self.entity.__name__})"
@@ -233,7 +246,7 @@ class SQLAlchemySource(Generic[V]):
 
         Raises `ConfigurationError` if that contradicts what the source was given.
         """
-        model_or_table, given, version_column, where, check_where = self._given
+        model_or_table, given, version_column, where, check_where, identity = self._given
         if given is not None and given is not entity:
             raise ConfigurationError(
                 f"{self!r} makes {given.__name__}s, and {entity.__name__}s are asked of it; give"
@@ -256,6 +269,7 @@ class SQLAlchemySource(Generic[V]):
             version_column=column,
             where=where,
             check_where=check_where,
+            identity=identity,
         )
 
     async def load(self, key: Any, /) -> V | None:
