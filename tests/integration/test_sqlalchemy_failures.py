@@ -22,6 +22,7 @@ from sqlalchemy import (
     Numeric,
     String,
     Table,
+    cast,
     event,
     select,
     text,
@@ -541,12 +542,55 @@ async def test_row_that_asyncpg_cannot_read_is_unreadable_beside_the_others(
         bad = [row for row in whole if isinstance(row, UnreadableRow)]
         assert {row.key for row in bad} == {7, 1800}
         assert {row.reason for row in bad} == {
-            "the driver cannot read the row: OverflowError: date value out of range"
+            "the row cannot be read: OverflowError: date value out of range"
         }
         keys = [row.key if isinstance(row, UnreadableRow) else row.id for row in whole]
         assert sorted(keys) == list(range(1, 2501))
         assert await source.load(7) in bad
         assert len(await source.load_many(range(1, 20))) == 19
+
+
+@postgresql
+async def test_row_of_a_view_that_the_database_cannot_compute_is_unreadable_beside_the_others(
+    engine: AsyncEngine,
+) -> None:
+    columns = Column("id", Integer, primary_key=True), Column("n", Integer)
+    async with table_of(engine, *columns) as table:
+        name = f"{table.name}_view"
+        await run(
+            engine,
+            f"INSERT INTO {table.name} SELECT n, n - 1200 FROM generate_series(1, 2500) AS n",
+            f"CREATE VIEW {name} AS SELECT id, 100 / n AS n FROM {table.name}",
+        )
+        try:
+            view = Table(
+                name, MetaData(), Column("id", Integer, primary_key=True), Column("n", Integer)
+            )
+            source: Any = SQLAlchemySource(engine, view)
+            whole = [row async for chunk in source.load_all() for row in chunk]
+            (bad,) = [row for row in whole if isinstance(row, UnreadableRow)]
+            assert (bad.key, "division by zero" in bad.reason) == (1200, True)
+            assert len(whole) == 2500
+            assert await source.load(1200) == bad
+            assert len(await source.load_many([1199, 1200, 1201])) == 3
+        finally:
+            await run(engine, f"DROP VIEW {name}")
+
+
+@postgresql
+async def test_read_with_a_where_that_fails_is_an_error_and_not_an_absent_row(
+    engine: AsyncEngine,
+) -> None:
+    columns = Column("id", Integer, primary_key=True), Column("n", String(5))
+    async with table_of(engine, *columns) as table:
+        await run(engine, f"INSERT INTO {table.name} VALUES (1, 'x'), (2, 'y')")
+        wrong = cast(table.c.n, Integer) > 0
+        source: Any = SQLAlchemySource(engine, table, where=wrong)
+        for call in (source.load(1), source.load_many([1, 2])):
+            with pytest.raises(InvalidEntityError, match="invalid input syntax"):
+                await call
+        with pytest.raises(InvalidEntityError, match="invalid input syntax"):
+            _ = [chunk async for chunk in source.load_all()]
 
 
 # -- rows that leave where= --------------------------------------------------------------------

@@ -118,7 +118,7 @@ def bad(rows: list[Any]) -> list[Any]:
         ),
         (
             "note = CAST(x'ff' AS TEXT)",
-            "the driver cannot read the row: OperationalError: Could not",
+            "the row cannot be read: OperationalError: Could not",
         ),
     ],
 )

@@ -192,10 +192,12 @@ def _is_constraint(error: Exception, code: Code) -> bool:
 
 def _is_value(error: Exception, original: Any, code: Code, text: str) -> bool:
     """Whether a parameter or a value of a result could not be converted, here or in the database."""
+    if code in _VALUES or str(code).startswith("22"):
+        return True
     if not isinstance(error, StatementError):
         # Conversions come bare: of a parameter in a driver, of a result in the column's type.
         return isinstance(error, (TypeError, ValueError, LookupError, ArithmeticError))
-    if isinstance(error, DataError) or code in _VALUES or str(code).startswith("22"):
+    if isinstance(error, DataError):
         return True
     if not isinstance(error, DBAPIError) and not isinstance(original, SQLAlchemyError):
         return True  # the conversion of a parameter in the column's type

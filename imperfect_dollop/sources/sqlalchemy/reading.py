@@ -123,8 +123,8 @@ class RowReader(Generic[V]):
         return None
 
     def unreadable(self, key: Any, error: BaseException) -> UnreadableRow:
-        """A row that the driver cannot read."""
-        return UnreadableRow(key, f"the driver cannot read the row: {in_words(error)}")
+        """A row that the driver or the database itself cannot read."""
+        return UnreadableRow(key, f"the row cannot be read: {in_words(error)}")
 
     def _any_null_key(self, rows: Sequence[Sequence[Any]]) -> bool:
         if len(self.key) == 1:

@@ -454,12 +454,15 @@ class SQLAlchemySource(Generic[V]):
     async def _read_alone(self, verb: str, key: Any, error: InvalidEntityError) -> list[V]:
         """What there is of a row whose statement has failed for the key's sake, or the row's."""
         try:
-            there = await self._stored_key(verb, key, within=True)
+            there = await self._stored_key(verb, key)
         except InvalidEntityError:
             return []  # the column cannot hold such a key, so no row has it
+        # That may raise too: then `where` is at fault, and not the row.
+        if there != key or await self._stored_key(verb, key, within=True) is None:
+            return []
         cause = error.__cause__ or error
         unreadable = self._reader.unreadable(key, getattr(cause, "orig", None) or cause)
-        return [cast("V", unreadable)] if there == key else []
+        return [cast("V", unreadable)]
 
     async def _fetch(self, verb: str, keys: Sequence[Key]) -> list[V]:
         batch = KEY_PARAMETERS // len(self._key_columns)
