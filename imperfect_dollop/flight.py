@@ -101,6 +101,10 @@ class Flights(Generic[K, R]):
         self._flying.update(dict.fromkeys(keys, flight))
         return flight
 
+    def outdate(self, key: K) -> None:
+        """Callers that come from now on get a load of this key that begins from now on."""
+        self._flying.pop(key, None)
+
     async def _fly(self, flight: _Flight[K, R]) -> None:
         try:
             found = await self._load(flight.keys)

@@ -174,8 +174,10 @@ class Session(Generic[K, V]):
             self.stats,
             supervisor=supervisor,
             versioned=options.versioned,
+            timeout=options.hard_timeout,
             publish=self.publish,
             held=held,
+            outdate=self.loads.outdate,
             keep=keep,
         )
         if options.preload:

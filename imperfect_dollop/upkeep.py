@@ -427,7 +427,9 @@ class Upkeep(Generic[K, V]):
                 if counts:
                     self._doubts.discard(key)
                     self.on_reread(key)
-                elif self.in_doubt(key):
+                elif (
+                    self.in_doubt(key) and key not in replica.holding.unshown
+                ):  # else a writer reads it
                     self.doubt([key])  # events have overtaken the load, and not settled it
                 if event is not None and self._siblings is not None:
                     self._siblings.publish(event)

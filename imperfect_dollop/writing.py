@@ -24,8 +24,10 @@ from .errors import (
     EntityExistsError,
     EntityNotFoundError,
     InvalidEntityError,
+    LoadTimeoutError,
 )
-from .replica.effects import Effect
+from .flight import Flights
+from .replica.effects import Reread, Settled
 from .replica.messages import Event, Kind
 from .replica.replica import Replica, Write
 from .source import RemovedRow
@@ -43,8 +45,8 @@ S = TypeVar("S")
 
 logger: Final = logging.getLogger(__name__)
 
-MAX_REREADS: Final = 20
-"""Of a key that rivals write at the same time, before a writer no longer waits for a quiet moment."""
+REFUSALS: Final = (ConflictError, EntityExistsError, EntityNotFoundError, InvalidEntityError)
+"""Errors by which a source says that it has stored nothing of a write. Any other error leaves the outcome unknown."""
 
 
 class _Done(NamedTuple, Generic[K, R]):
@@ -53,11 +55,14 @@ class _Done(NamedTuple, Generic[K, R]):
     key: K
     result: R
     event: Event
-    effects: list[Effect]
 
 
 class Writer(Generic[K, V]):
-    """Creates, updates and deletes. `held(key)` is called when the replica shows a write."""
+    """Creates, updates and deletes.
+
+    `held(key)` is called when the replica shows a write, and `outdate(key)` when the source has answered one: reads of
+    the key that are under way may be older. `timeout` bounds the seconds for which a write waits to be shown.
+    """
 
     def __init__(
         self,
@@ -68,8 +73,10 @@ class Writer(Generic[K, V]):
         *,
         supervisor: Supervisor,
         versioned: bool,
+        timeout: float | None,
         publish: Callable[[Event], None],
         held: Callable[[K], None],
+        outdate: Callable[[K], None],
         keep: Callable[[V], V],
     ) -> None:
         self._replica = replica
@@ -78,8 +85,10 @@ class Writer(Generic[K, V]):
         self._stats = stats
         self._supervisor = supervisor
         self._versioned = versioned
+        self._timeout = timeout
         self._publish = publish
         self._held = held
+        self._outdate = outdate
         self._keep = keep
         self._locks: weakref.WeakValueDictionary[K, asyncio.Lock] = weakref.WeakValueDictionary()
         self._closed = False  # no more begin
@@ -87,6 +96,9 @@ class Writer(Generic[K, V]):
         self._under_way = 0
         self._one_less = asyncio.Event()
         self._calls: set[Call[Any]] = set()  # that have begun
+        self._rereads: Flights[K, None] = Flights(
+            supervisor.spawn, self._reread, describe=lambda keys: f"{reader.name}, key {keys[0]!r}"
+        )
 
     async def create(self, entity: V) -> V:
         """Insert; the source may give the key."""
@@ -109,9 +121,9 @@ class Writer(Generic[K, V]):
             return self._call("delete", key, lambda: delete(key, version))
 
         def end(call: Call[None], write: Write) -> _Done[K, None]:
-            self._result("delete", key, call)
-            event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
-            return _Done(key, None, event, effects)
+            self._result("delete", key, call, write)
+            event, _ = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
+            return _Done(key, None, event)
 
         await self._write(key, begin, end)
 
@@ -134,18 +146,18 @@ class Writer(Generic[K, V]):
             return self._call(what, key, lambda: call(entity))
 
         def end(call: Call[V], write: Write) -> _Done[K, V]:
-            stored = self._result(what, key, call)
+            stored = self._result(what, key, call, write)
             if isinstance(stored, RemovedRow) and kind is Kind.UPDATE and key is not None:
-                event, effects = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
-                return _Done(key, stored.entity, event, effects)
+                event, _ = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
+                return _Done(key, stored.entity, event)
             stored_key = self._check_stored(stored, key, what)
             try:
                 stored = self._keep(stored)
-                event, effects = self._replica.wrote(write, kind, stored_key, stored, time.time())
+                event, _ = self._replica.wrote(write, kind, stored_key, stored, time.time())
             except Exception:  # of a function of the application's
                 self._lost_sight_of(stored_key)
                 raise
-            return _Done(stored_key, stored, event, effects)
+            return _Done(stored_key, stored, event)
 
         return await self._write(key, begin, end)
 
@@ -201,6 +213,8 @@ class Writer(Generic[K, V]):
 
         def finish() -> _Done[K, R]:
             self._calls.discard(call)
+            if key is not None:
+                self._outdate(key)
             try:
                 done = end(call, write)
                 self._held(done.key)
@@ -212,16 +226,35 @@ class Writer(Generic[K, V]):
         try:
             await call.ended()
         except BaseException:  # the caller was cancelled, or thrown away
-            self._carry_on(call, finish)
+            self._carry_on(call, key, write, finish)
             raise
-        return await self._settled(finish())
+        return await self._end(key, write, finish)
 
-    async def _settled(self, done: _Done[K, R]) -> R:
-        if done.effects:
-            await self._in_background(lambda: self._settle(done.key, done.effects))
+    async def _end(self, key: K | None, write: Write, finish: Callable[[], _Done[K, R]]) -> R:
+        """Finish a write that the source has answered, and wait until this node shows nothing older than the answer."""
+        try:
+            done = finish()
+        except DollopError as error:
+            if key is not None and not self._replica.shows(write, key):
+                try:
+                    await self._in_background(lambda: self._show_refused(key, write))
+                except DollopError as failure:
+                    error.add_note(
+                        f"Nothing was written. Key {key!r} could not be read again, so this node may show an older"
+                        f" row: {failure}"
+                    )
+            raise
+        if not self._replica.shows(write, done.key):
+            await self._in_background(lambda: self._show_written(done.key, write))
         return done.result
 
-    def _carry_on(self, call: Call[S], finish: Callable[[], _Done[K, R]]) -> None:
+    def _carry_on(
+        self,
+        call: Call[S],
+        key: K | None,
+        write: Write,
+        finish: Callable[[], _Done[K, R]],
+    ) -> None:
         """In the place of a caller that has gone: else the siblings were wrong."""
 
         def drop() -> None:
@@ -240,7 +273,7 @@ class Writer(Generic[K, V]):
                 drop()
                 raise
             try:
-                await self._settled(finish())
+                await self._end(key, write, finish)
             except DollopError as failure:
                 logger.warning("a write whose caller has gone failed: %s", failure)
 
@@ -336,17 +369,16 @@ class Writer(Generic[K, V]):
         about = f"{what} of {'a new row' if key is None else f'key {key!r}'}"
         return self._reader.write(about, call, lambda: self._unknown(key, what))
 
-    def _result(self, what: str, key: K | None, call: Call[S]) -> S:
+    def _result(self, what: str, key: K | None, call: Call[S], write: Write) -> S:
         """What the source says; after any failure what it holds for the key is not known."""
         try:
             result = call.result()
-        except (ConflictError, EntityExistsError, EntityNotFoundError) as error:
+        except REFUSALS as error:
             self._stats.conflicts += isinstance(error, ConflictError)
             if key is not None:
-                self._upkeep.take(self._replica.refused(key))
-            raise
-        except InvalidEntityError:
-            self._doubt(key)
+                effects = self._replica.refused(write, key, time.time())
+                if self._replica.shows(write, key):
+                    self._upkeep.take(effects)
             raise
         except DollopError as error:
             self._upkeep.health.failed(error)
@@ -396,21 +428,48 @@ class Writer(Generic[K, V]):
                 # Nothing is read again here, where the row is not held; siblings may hold it.
                 self._publish(self._replica.announce(Kind.REREAD, key, time.time()))
 
-    async def _settle(self, key: K, effects: list[Effect]) -> None:
-        """A rival's event came in between: let the source say what is there before returning."""
+    async def _show_written(self, key: K, write: Write) -> None:
+        """Rivals have overtaken a write: read the row, so that the caller is not told of a write that is not shown."""
         try:
-            for _ in range(MAX_REREADS):
-                await self._upkeep.reread([key])
-                if not self._upkeep.in_doubt(key):
-                    return
-                # Events that are older than the write have overtaken it, and are what is shown.
+            await self._show(key, write)
         except DollopError as error:
-            self._upkeep.take(effects)  # which tries again
-            # What is shown may be older than the write, which nobody may be told is done.
             error.add_note(
                 f"The write of key {key!r} was committed; it is shown when the source answers again."
             )
             raise
+
+    async def _show_refused(self, key: K, write: Write) -> None:
+        """The source has refused a write: read the row, so that the caller sees why."""
+        try:
+            await self._show(key, write)
+        except InvalidEntityError:
+            if key in self._replica.table.live:
+                raise
+            # The source refuses to look for such a key, so there is no row to show.
+            self._replica.forget(key)
+            self._upkeep.take([Settled((key,))])
+
+    async def _show(self, key: K, write: Write) -> None:
+        """Read a key until this node shows what the source had after a write, or something newer."""
+        try:
+            with anyio.move_on_after(self._timeout):
+                while not self._replica.shows(write, key):
+                    await self._rereads.join(key)
+                self._held(key)
+                return
+            raise LoadTimeoutError(
+                f"{self._reader.name}: key {key!r} could not be read again after a write within"
+                f" {self._timeout:g} s"
+            )
+        except DollopError:
+            self._upkeep.take([Reread((key,))])  # in the background, until it succeeds
+            raise
+        finally:
+            self._replica.no_longer_awaited(write, key)
+
+    async def _reread(self, keys: tuple[K, ...]) -> dict[K, None]:
+        await self._upkeep.reread(keys)
+        return {}
 
     def _turn(self, key: K | None) -> asyncio.Lock:
         if key is None:

@@ -42,7 +42,8 @@ MAX_MERGED: Final = 4 * MAX_ANSWERS
 class _Dispute:
     """`stamps` of events that contradict what is held, or were heard since. `shared`: they are all that is known.
 
-    `told`: everybody hears of all the causes, for they are events. `unsure`: one may be a commit of which nobody does.
+    `told`: everybody hears of all the causes, for they are events. `unsure`: one may be a commit of which nobody does,
+    or what is held was read here, which nobody was told.
     """
 
     __slots__ = ("joined", "shared", "stamps", "told", "unsure")
@@ -92,6 +93,18 @@ class Disputes(Generic[K]):
         if dispute is not None:
             dispute.shared = dispute.told = False
             dispute.unsure = dispute.unsure or unsure
+
+    def replaced(self, key: K, held: Stamp, time: int) -> bool:
+        """A read of this node replaces what was held as `held`, does not end the doubt, and is not told to siblings.
+
+        The read that ends the doubt tells them. False if there is no room to remember that.
+        """
+        dispute = self._of(key, time)
+        if dispute is None:
+            return False
+        self._put(dispute, held)
+        dispute.shared, dispute.unsure = False, True
+        return True
 
     def _of(self, key: K, time: int) -> _Dispute | None:
         dispute = self._disputes.get(key)

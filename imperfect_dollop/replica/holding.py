@@ -18,6 +18,7 @@ from .counts import Counts
 from .disputes import Disputes
 from .effects import Reread
 from .messages import MAX_ENTITY, Event, Kind
+from .own_writes import Unshown
 from .stamp import MAX_DRIFT, HybridClock, Stamp, at, join
 from .table import Table
 from .window import Load, Window
@@ -58,6 +59,7 @@ class Holding(Generic[K, V]):
         self.window: Window = Window()
         self.counts: Counts = Counts()
         self.disputes: Disputes[K] = Disputes()
+        self.unshown: Unshown[K] = Unshown()
         self.confirmed: int = 0  # when the last complete load began
         self._confirmed_until = 0  # and by when it had been answered
         # When the last complete load of this node was answered, if rows were held before.
@@ -126,6 +128,7 @@ class Holding(Generic[K, V]):
         """Hold nothing for the key, nor anything against it."""
         self.table.forget(key)
         self.disputes.settle(key)
+        self.unshown.drop(key)
         self._proven.pop(key, None)
 
     def clear(self) -> None:
@@ -133,9 +136,30 @@ class Holding(Generic[K, V]):
         self.table.clear()
         self.window.touch_all()
         self.disputes.clear()
+        self.unshown.clear()
         self._proven.clear()
         self._proven_before = 0, 0
         self.confirmed = self._confirmed_until = self.refreshed = 0
+
+    def overtaken(self, load: Load, key: K, entity: V | None) -> None:
+        """A read that events have overtaken: hold what it found if a write of this node waits for that (`Unshown`).
+
+        What is held was committed before the read began, so this is at least as new. The events are still to be
+        looked into, so the key stays in doubt.
+        """
+        if not self.unshown.shows(key, load.began):
+            return
+        held = self.table.stamp(key)
+        if self.table.same(key, entity):
+            if entity is not None:
+                self.restore(key, entity)
+        elif self.disputes.replaced(key, held, self.clock.time):
+            version = held.version if entity is None else self.version_of(entity)
+            self.hold(key, entity, Stamp(version, load.began, self.origin))
+        else:
+            return  # no room to remember that siblings are still to be told
+        self.window.touch(key)
+        self.unshown.read(key, load.began, self.clock.time)
 
     # -- since when ------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class Loads(Generic[K, V]):
         self._holding = holding
 
     def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
-        """The source has (or has not) this row. False if events have overtaken the load.
+        """The source has (or has not) this row. False if events have overtaken the load: the key is still in doubt.
 
         The event says what was found, where that differs from what was held. A row that is still the same keeps
         its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
@@ -46,8 +46,10 @@ class Loads(Generic[K, V]):
         holding = self._holding
         disputes, table = holding.disputes, holding.table
         if not holding.window.untouched(key, load):
+            holding.overtaken(load, key, entity)
             return False, None
         holding.window.touch(key)
+        holding.unshown.read(key, load.began, holding.clock.time)
         held = table.stamp(key)
         answers, unsure = disputes.answers(key, held), disputes.unsure(key)
         disputes.settle(key)
@@ -85,7 +87,8 @@ class Loads(Generic[K, V]):
         found: list[Event] = []
         stamps: dict[int, Stamp] = {}  # by version: most rows of a load can share one
         holding.window.overtake(load)
-        for count, key in enumerate(holding.disputes.keys(), 1):
+        suspect = dict.fromkeys([*holding.disputes.keys(), *holding.unshown.keys()])
+        for count, key in enumerate(suspect, 1):
             counts, event = self.loaded(load, key, rows.get(key))
             if not counts:
                 load.doubtful.append(key)  # also if it is the same: it is still in doubt
@@ -157,7 +160,11 @@ class Loads(Generic[K, V]):
             if table.same(key, entity):
                 continue  # no difference is left
             current, held = table.live.get(key), table.stamp(key)
-            newer = stamp is not None and stamp.time > holding.known_since(key)
+            newer = (
+                stamp is not None
+                and stamp.time > holding.known_since(key)
+                and key not in holding.unshown
+            )
             if stamp is None or not newer or backwards(current, entity, held, stamp):
                 effects.append(holding.doubt(key))
                 continue

@@ -38,11 +38,16 @@ LAST_NUMBER: Final = 2**63 - 1
 
 
 class Write:
-    """A write that has begun: what was held for its key then (``None``: the source makes the key)."""
+    """A write that has begun: what was held for its key then (``None``: the source makes the key).
 
-    __slots__ = ("base", "load")
+    `answered` is the hybrid time of the source's answer where this node may show something older than that answer, and
+    0 where it does not. See `Replica.shows`.
+    """
+
+    __slots__ = ("answered", "base", "load")
 
     def __init__(self, base: Stamp | None, load: Load) -> None:
+        self.answered: int = 0
         self.base: Stamp | None = base
         self.load: Load = load
 
@@ -140,15 +145,30 @@ class Replica(Generic[K, V]):
         self.window.touch(key)
         if base == held and untouched:
             self.holding.hold(key, entity, stamp, event.content)
+            self.holding.unshown.drop(key)
             return event, []
         if self.table.same(key, entity):
             self.holding.merge(key, entity, held, stamp)
+            self.holding.unshown.drop(key)
             return event, []
         # A rival's event came in between, and whose write the source took first is not known: versions do not tell,
         # since those of a row that is created again start over. What is shown stays until the source was asked,
         # which the writer waits for.
         self.disputes.wrote(key, stamp, self.clock.time)
+        self._await_read(write, key, stamp.time)
         return event, [self.holding.in_doubt(key)]
+
+    def _await_read(self, write: Write, key: K, answered: int) -> None:
+        write.answered = answered
+        self.holding.unshown.add(key, answered)
+
+    def shows(self, write: Write, key: K) -> bool:
+        """Whether what is held for the key is at least as new as the source's answer to this write."""
+        return not self.holding.unshown.waits(key, write.answered)
+
+    def no_longer_awaited(self, write: Write, key: K) -> None:
+        """The caller of this write does not wait any more until it is shown."""
+        self.holding.unshown.drop(key, write.answered)
 
     def unsure(self, key: K) -> list[Effect]:
         """A write has failed, and whether the source has it is not known: loads begun before do not tell."""
@@ -156,9 +176,11 @@ class Replica(Generic[K, V]):
         self.disputes.other(key, self.clock.time, unsure=True)
         return [self.holding.in_doubt(key)]
 
-    def refused(self, key: K) -> list[Effect]:
+    def refused(self, write: Write, key: K, now: float) -> list[Effect]:
         """The source has not done a write, since the row is not what it was taken for."""
         self.window.touch(key)
+        if self.whole or key in self.table.live:  # else the next read asks the source
+            self._await_read(write, key, self.clock.tick(now))
         return [self.holding.doubt(key)]
 
     def unsettled(self, key: K) -> None:

@@ -20,6 +20,7 @@ time beyond the drift bound, or content unreadable      ignored, doubt
 the content is not in the event (REREAD)                doubt
 in doubt, and a sibling's re-read answers all of it     what it found is held, and the doubt is over
 written before a re-read whose answer is held           ignored
+a write of this node waits to be shown (`own_writes`)   ignored, doubt
 answer of a re-read, of another shape                   ignored: what it answers was heard here too
 key unreadable                                          the whole copy is in doubt: resync
 a number was skipped before it                          taken in; what is missing is asked for
@@ -110,6 +111,9 @@ class Rules(Generic[K, V]):
             if error.reason == "schema" and holding.clock.observe(event.stamp.time, now):
                 return holding.contradicted(key, event.stamp)
             return holding.doubt(key)
+        if key in holding.unshown:  # only the source tells whether this is newer than the write
+            counts.ignored += 1
+            return holding.contradicted(key, event.stamp)
         since_proven = event.stamp.time >= holding.proven(key)
         lately, comes = at(now - LATE_SECONDS), key not in table.live
         just_read = holding.refreshed >= lately
