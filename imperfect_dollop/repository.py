@@ -398,12 +398,20 @@ class Repository(Generic[K, V]):
     async def create(self, entity: V) -> V:
         """Insert a row; returns it as stored, with what the source has generated.
 
-        Like all writes it returns once the source has committed and this process shows the row; siblings
-        follow, and a broker that is away does not fail it. Once begun it is carried through, even if the
+        Like all writes it returns once the source has committed and this process shows the row, or a newer one;
+        siblings follow, and a broker that is away does not fail it. Once begun it is carried through, even if the
         caller is cancelled; while it waits for another write of its row it has not begun.
 
         Raises `EntityExistsError`, `ConflictError`, `SourceUnavailableError`, `LoadTimeoutError`,
         `ReadOnlyError`, `InvalidEntityError`, `NotReadyError`, `ClosedError`.
+
+        After `EntityExistsError`, `ConflictError`, `EntityNotFoundError` and `InvalidEntityError` nothing was written,
+        and `get` of the key returns what the source has: the row is read again before the error is raised.
+
+        If other nodes write the same row at the same time, the row is read again before the write returns. If that read
+        fails, or takes longer than `hard_timeout`, its error is raised with a note (``error.__notes__``) that the write
+        was committed. The row is then read again in the background. After any other `SourceUnavailableError`,
+        `LoadTimeoutError` or `ClosedError` the write may have been committed.
         """
         return self._out(await (await self._writable()).writer.create(entity))
 

@@ -7,7 +7,9 @@ What a source owes:
 
 * a read that begins after a write has returned sees that write (point it at the primary, not at a
   replica that lags);
-* a write that returns has been committed; one that raises may or may not have been;
+* a write that returns has been committed;
+* a write that raises `ConflictError`, `EntityNotFoundError`, `EntityExistsError` or `InvalidEntityError` has certainly
+  not been committed; a write that raises anything else may have been;
 * absent is ``None`` (`Source.load`) or left out (`Source.load_many`), never an exception;
 * whoever stops reading `Source.load_all` early closes it, if it is an async generator.
 

@@ -156,7 +156,9 @@ def test_what_became_of_a_write_that_may_have_been_done_is_told_though_it_looks_
 
 def test_a_write_that_was_refused_is_told_only_if_there_is_news() -> None:
     replica = holding()
-    assert doubts(replica.refused(1)) == {1}
+    write = replica.begin_write(1)
+    assert doubts(replica.refused(write, 1, NOW + 40)) == {1}
+    replica.end_write(write)
     assert reread(replica, 1, OLD, 50) == (True, None)
 
 
