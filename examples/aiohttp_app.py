@@ -9,11 +9,11 @@ without a database it is a file.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -33,7 +33,7 @@ from imperfect_dollop import (
     SourceUnavailableError,
 )
 from imperfect_dollop.sources.sqlalchemy import SQLAlchemySource
-from imperfect_dollop.web.aiohttp import NODE, cleanup_ctx, health, repository
+from imperfect_dollop.web.aiohttp import NODE, cleanup_ctx, health, json_response, repository
 
 STUDENTS = Table(
     "students",
@@ -45,7 +45,7 @@ STUDENTS = Table(
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Student:
     id: int
     name: str
@@ -62,7 +62,7 @@ async def get_student(request: web.Request) -> web.Response:
     student = await repository(request, Student).get(key)
     if student is None:
         raise web.HTTPNotFound(text=f"there is no student {key}")
-    return web.json_response(dataclasses.asdict(student))
+    return json_response(student)
 
 
 @routes.put(r"/students/{key:\d+}")
@@ -76,7 +76,7 @@ async def put_student(request: web.Request) -> web.Response:
         raise web.HTTPUnprocessableEntity(text="a student has name and city") from error
     known = await students.get(key) is not None
     stored = await (students.update(student) if known else students.create(student))
-    return web.json_response(dataclasses.asdict(stored))
+    return json_response(stored)
 
 
 @web.middleware

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from ..errors import ConfigurationError
@@ -12,7 +13,7 @@ from ..node import Node
 from ..repository import Repository
 from . import health as probes
 
-__all__ = ["NODE", "cleanup_ctx", "health", "repository"]
+__all__ = ["NODE", "cleanup_ctx", "health", "json_response", "repository"]
 
 V = TypeVar("V")
 
@@ -60,6 +61,26 @@ def repository(
             " its cleanup_ctx before it starts"
         )
     return node.repository(entity, name)
+
+
+def json_response(value: Any, *, status: int = 200) -> web.Response:
+    """A response with rows as JSON: Structs, attrs classes, dataclasses, pydantic models, or a container of them.
+
+    A pydantic model is serialised by its own ``model_dump``, everything else as `msgspec.json.encode` does.
+    Raises `TypeError` for a value that neither can serialise.
+    """
+    return web.Response(
+        body=_encoder.encode(value), status=status, content_type="application/json", charset="utf-8"
+    )
+
+
+def _dump(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"json_response() cannot serialise a {type(value).__name__}: {value!r}")
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_dump)
 
 
 def health(node: Node) -> list[web.RouteDef]:

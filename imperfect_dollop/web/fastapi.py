@@ -7,7 +7,8 @@
 # is called it cannot resolve from text.
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
@@ -22,8 +23,9 @@ from ..lookup import repository_of
 from ..node import Node
 from ..repository import Repository
 from . import health as probes
+from .response_types import response_type
 
-__all__ = ["RepositoryOf", "current_node", "health", "lifespan", "repository"]
+__all__ = ["RepositoryOf", "current_node", "health", "lifespan", "repository", "response_type"]
 
 V = TypeVar("V")
 App = TypeVar("App", bound=Starlette)
@@ -55,7 +57,8 @@ def lifespan(
 
     `inner` is the application's own lifespan, or another one of these: it runs while the node is open, and what it
     yields is passed on. If it fails, the node is closed, and the application does not start. So it does not if entering
-    the node raises; see `Node`'s ``startup`` for when it does.
+    the node raises; see `Node`'s ``startup`` for when it does. The classes of the node's repositories can be response
+    models from here on: see `response_type`. Handlers of ``on_event`` that FastAPI ignores are named in a warning.
 
     Raises `ConfigurationError` for what is no node or no lifespan.
     """
@@ -65,11 +68,15 @@ def lifespan(
         raise ConfigurationError(
             f"{inner!r} is no lifespan: decorate it with contextlib.asynccontextmanager"
         )
+    for held in node.repositories:
+        response_type(held.entity)
 
     @asynccontextmanager
     async def run(app: Starlette) -> AsyncIterator[Any]:
         async with node:
             outer = _nodes(app)
+            if not outer:
+                _warn_of_ignored_handlers(app)
             setattr(app.state, NODES, (*outer, node))
             try:
                 if inner is None:
@@ -118,9 +125,9 @@ def repository(entity: type[V], name: str | None = None) -> RepositoryOf[V]:
 
     As in ``Students = Annotated[Repository[int, Student], Depends(repository(Student))]``. In a test:
     ``app.dependency_overrides[repository(Student)] = lambda: another``. Where the application has no such repository,
-    a request raises `ConfigurationError`.
+    a request raises `ConfigurationError`. The class can be a response model from here on: see `response_type`.
     """
-    return RepositoryOf(entity, name)
+    return RepositoryOf(response_type(entity), name)
 
 
 def health(node: Node) -> APIRouter:
@@ -157,6 +164,43 @@ def _undecorated(inner: object) -> bool:
         or inspect.isgeneratorfunction(inner)
         or inspect.iscoroutinefunction(inner)
     )
+
+
+def _warn_of_ignored_handlers(app: Any) -> None:
+    """Warn of handlers of ``on_event``, which FastAPI does not call where a lifespan is given, and does not mention."""
+    router = app.router
+    called = [
+        id(handler)
+        for each in _routers_that_call_handlers(getattr(router, "lifespan_context", None))
+        for handler in (*each.on_startup, *each.on_shutdown)
+    ]
+    for event in ("startup", "shutdown"):
+        ignored = [
+            getattr(handler, "__qualname__", repr(handler))
+            for handler in getattr(router, f"on_{event}", ())
+            if id(handler) not in called
+        ]
+        if ignored:
+            warnings.warn(
+                f'FastAPI does not call these handlers of on_event("{event}"), because the application has a'
+                f" lifespan: {', '.join(ignored)}. Move their code into a lifespan of your own, and pass that:"
+                " lifespan=lifespan(node, own)",
+                RuntimeWarning,
+                stacklevel=1,
+            )
+
+
+def _routers_that_call_handlers(context: Any) -> Iterator[Any]:
+    """Routers without a lifespan that were included in the application: their handlers are called.
+
+    FastAPI joins the lifespans of an application and of a router that it includes in a function of its own, which has
+    them in its closure.
+    """
+    if hasattr(context, "_router"):
+        yield context._router
+    elif getattr(context, "__module__", None) == APIRouter.__module__:
+        for cell in getattr(inspect.unwrap(context), "__closure__", None) or ():
+            yield from _routers_that_call_handlers(cell.cell_contents)
 
 
 def _nodes(app: Any) -> tuple[Node, ...]:

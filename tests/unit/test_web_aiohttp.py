@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
+import attrs
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from pydantic import BaseModel, field_serializer
 
 from imperfect_dollop import ConfigurationError, Node
-from imperfect_dollop.web.aiohttp import NODE, cleanup_ctx, health, repository
+from imperfect_dollop.web.aiohttp import NODE, cleanup_ctx, health, json_response, repository
 
 from .school import SchoolSource, Student, others, soon
 from .school import repository as repository_of
@@ -192,6 +197,43 @@ async def test_a_repository_that_the_node_has_not() -> None:
 def test_what_is_no_node(no_node: Any) -> None:
     with pytest.raises(ConfigurationError, match="takes a Node"):
         cleanup_ctx(no_node)
+
+
+# -- rows as JSON ----------------------------------------------------------------------------------
+
+
+def test_json_response_serialises_rows_of_every_kind() -> None:
+    @attrs.define
+    class Room:
+        number: int
+
+    class Desk(msgspec.Struct):
+        made: date
+
+    class Pupil(BaseModel):
+        born: date
+        secret: str
+
+        @field_serializer("secret")
+        def mask(self, secret: str) -> str:
+            return "***"
+
+    rows = [Course(1), Room(2), Desk(date(2026, 1, 2)), Pupil(born=date(1815, 12, 10), secret="x")]
+    response = json_response(rows, status=201)
+    assert response.status == 201
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert isinstance(response.body, bytes)
+    assert json.loads(response.body) == [
+        {"id": 1},
+        {"number": 2},
+        {"made": "2026-01-02"},
+        {"born": "1815-12-10", "secret": "***"},
+    ]
+
+
+def test_json_response_of_an_unknown_type_raises() -> None:
+    with pytest.raises(TypeError, match="cannot serialise a complex: 1j"):
+        json_response({"number": 1j})
 
 
 # -- probes ----------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -161,6 +162,76 @@ async def test_a_starlette_application() -> None:
     async with served(app) as running:
         assert await running.get("/") == "Ada"
     assert state_of(node) == "closed"
+
+
+# -- handlers of on_event --------------------------------------------------------------------------
+
+
+def heard(events: list[str], name: str) -> Callable[[], Awaitable[None]]:
+    async def handler() -> None:
+        events.append(name)
+
+    handler.__qualname__ = name
+    return handler
+
+
+@pytest.mark.parametrize("event", ["startup", "shutdown"])
+async def test_lifespan_with_ignored_handlers_warns_and_names_them(event: str) -> None:
+    events: list[str] = []
+    app = create_app(lifespan(node_with()))
+    included = APIRouter()
+    included.add_event_handler(event, heard(events, "of_router"))
+    app.include_router(included)
+    app.router.add_event_handler(event, heard(events, "open_cache"))
+    app.router.add_event_handler(event, heard(events, "warm_up"))
+    message = (
+        rf'"{event}"\).*has a lifespan: open_cache, warm_up\. .*lifespan=lifespan\(node, own\)'
+    )
+    with pytest.warns(RuntimeWarning, match=message) as caught:
+        async with served(app):
+            pass
+    assert len(caught) == 1
+    assert events == ["of_router"]  # which FastAPI calls
+
+
+async def test_lifespan_of_several_nodes_warns_once() -> None:
+    one, two = node_with(ADA, name="one"), node_with(BOB, name="two", repository="second")
+    app = create_app(lifespan(one, lifespan(two)))
+    app.router.add_event_handler("startup", heard([], "warm_up"))
+    with pytest.warns(RuntimeWarning, match="warm_up") as caught:
+        async with served(app):
+            pass
+    assert len(caught) == 1
+
+
+async def test_lifespan_of_an_included_router_ignores_handlers_of_that_router() -> None:
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    included = APIRouter(lifespan=own)
+    included.add_event_handler("startup", heard([], "of_router"))
+    app = create_app(lifespan(node_with()))
+    app.include_router(included)
+    with pytest.warns(RuntimeWarning, match="a lifespan: of_router"):
+        async with served(app):
+            pass
+
+
+async def test_lifespan_with_handlers_that_are_called_does_not_warn() -> None:
+    events: list[str] = []
+    inner = APIRouter()
+    inner.add_event_handler("startup", heard(events, "inner"))
+    outer = APIRouter()
+    outer.include_router(inner)
+    outer.add_event_handler("startup", heard(events, "outer"))
+    app = create_app(lifespan(node_with()))
+    app.include_router(outer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        async with served(app):
+            pass
+    assert set(events) == {"inner", "outer"}
 
 
 # -- what goes wrong at the start and at the end ---------------------------------------------------
