@@ -485,7 +485,8 @@ class Repository(Generic[K, V]):
         """What keeps it from being simply ready, in words, by the kind of it. Empty when all is well.
 
         ``"source"``: the source fails; ``"broker"``: the broker is away; ``"events"``: something was missed, and is
-        being looked for. The words may quote a driver, so they are for logs rather than for the public.
+        being looked for; ``"identity"``: a node of the namespace reads another source, and nothing is exchanged with
+        it. The words may quote a driver, so they are for logs rather than for the public.
         """
         session = self._session
         return {} if session is None else session.causes()
