@@ -25,6 +25,7 @@ from .serialization.plans import Planner, encoded
 from .serialization.scalars import Unfit
 
 __all__ = [
+    "MAX_CONTENT",
     "EntityCodec",
     "KeyCodec",
     "content_hash",

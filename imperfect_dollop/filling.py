@@ -18,7 +18,7 @@ from .replica.effects import Cleared, Effect, Reread, Resync
 from .replica.messages import Phase
 from .replica.replica import Replica
 from .siblings import MAX_DETOURS, Siblings
-from .sourcing import Reader, source_read
+from .sourcing import Found, Reader, source_read
 from .stats import Stats
 from .waiters import Waiters
 
@@ -184,7 +184,9 @@ class Filling(Generic[K, V]):
         # Nobody knows how old these are, so the source is asked as soon as it answers.
         self._take([Resync("filled by a bootstrap function, not by the source")])
 
-    async def _load(self, read: Callable[[], Awaitable[dict[K, V]]], *, known: bool = True) -> None:
+    async def _load(
+        self, read: Callable[[], Awaitable[Found[K, V]]], *, known: bool = True
+    ) -> None:
         """Take over all rows; unless they are `known` to be the source's, as of no time."""
         replica = self._replica
         await let_go(replica.table.dropped)  # of a copy of which nothing has come
@@ -194,10 +196,10 @@ class Filling(Generic[K, V]):
         self._enter(Phase.LOADING)
         try:
             with source_read(self._stats, whole=True):
-                rows = await read()
+                found = await read()
             if known:
                 replica.answered(load, time.time())
-            for _ in replica.replace(load, rows, tell=False):
+            for _ in replica.replace(load, found.rows, found.faults, tell=False):
                 await anyio.lowlevel.checkpoint()
             if replica.window.overrun(load):
                 raise NotReadyError(f"{self._reader.name}: was cleared while it was loaded")
@@ -208,4 +210,4 @@ class Filling(Generic[K, V]):
             self._take([*effects, Reread(tuple(load.doubtful))])
         finally:
             replica.end_load(load)
-        await let_go([rows])
+        await let_go([found.rows])

@@ -73,11 +73,11 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
         overtaken = []
         try:
             with source_read(self._stats):
-                rows = await self._reader.load_many(keys)
+                read = await self._reader.load_many(keys)
             self._replica.answered(load, time.time())
             for key in keys:
-                found[key] = rows.get(key)
-                counts, event = self._replica.loaded(load, key, found[key])
+                found[key] = read.rows.get(key)
+                counts, event = self._replica.loaded(load, key, found[key], read.faults.get(key))
                 if not counts:
                     overtaken.append(key)
                     continue
@@ -87,6 +87,8 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
                     self._publish(event)
         finally:
             self._replica.end_load(load)
+        if read.faults:
+            self._upkeep.on_change()
         return overtaken
 
     def _about(self, keys: tuple[K, ...]) -> str:

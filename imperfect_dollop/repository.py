@@ -11,7 +11,16 @@ import copy as copying
 import inspect
 import secrets
 import time
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -302,13 +311,16 @@ class Repository(Generic[K, V]):
                 await session.filling.warm()  # everything may have been dropped meanwhile
             row = session.replica.table.live.get(key)
             if row is None:
-                self._keys.can_exist(key)  # a key of another type is a mistake, not an absent row
+                row = self._absent(session, key, any_age=max_staleness is None)
             self._count(session, hits=row is not None, misses=row is None)
             return self._out(row)
-        return self._out(await self._get_on_demand(session, key, max_staleness))
+        row = await self._get_on_demand(session, key, max_staleness)
+        if row is None and session.replica.table.quarantined:
+            row = self._absent(session, key, any_age=max_staleness is None)
+        return self._out(row)
 
     async def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """The rows that exist of these keys; absent ones are left out. Errors as `get`."""
+        """The rows that exist of these keys; absent ones are left out. Errors as `get`, of any of the keys."""
         session = self._open()
         wanted = list(keys)
         self._check_hashable(*wanted)
@@ -318,8 +330,8 @@ class Repository(Generic[K, V]):
             found = {key: entity for key in wanted if (entity := live.get(key)) is not None}
             if len(found) < len(wanted):
                 for key in wanted:
-                    if key not in found:
-                        self._keys.can_exist(key)
+                    if key not in found and (held := self._absent(session, key)) is not None:
+                        found[key] = held
             self._count(session, hits=len(found), misses=len(wanted) - len(found))
             return {key: self._out(entity) for key, entity in found.items()}
         rows: dict[K, V | None] = {}
@@ -335,6 +347,8 @@ class Repository(Generic[K, V]):
         if absent:
             session.stats.misses += len(absent)
             rows.update(await session.loads.join_many(absent))
+        if session.replica.table.quarantined:
+            rows |= {key: self._absent(session, key) for key, row in rows.items() if row is None}
         return {key: self._out(entity) for key in wanted if (entity := rows[key]) is not None}
 
     async def get_all(self) -> Sequence[V]:
@@ -354,7 +368,7 @@ class Repository(Generic[K, V]):
         except KeyError:
             row = self._live().get(key)
             if row is None:
-                self._keys.can_exist(key)
+                row = self._absent(self._open(), key)
             return self._out(row)
         except TypeError as error:
             raise self._unhashable(key) from error
@@ -486,10 +500,23 @@ class Repository(Generic[K, V]):
 
         ``"source"``: the source fails; ``"broker"``: the broker is away; ``"events"``: something was missed, and is
         being looked for; ``"identity"``: a node of the namespace reads another source, and nothing is exchanged with
-        it. The words may quote a driver, so they are for logs rather than for the public.
+        it; ``"rows"``: rows are quarantined, see `quarantined`. The words may quote a driver, so they are for logs
+        rather than for the public.
         """
         session = self._session
         return {} if session is None else session.causes()
+
+    @property
+    def quarantined(self) -> Mapping[K | None, str]:
+        """Keys whose row the source has and this node cannot hold, each with the reason: as of now.
+
+        A row is quarantined that the source cannot make an entity of, that cannot travel to siblings, that is too
+        large, or whose version is none. ``None`` stands for rows whose key cannot be read. Reads of a quarantined key
+        give the last good row that this node has held, and raise `InvalidEntityError` if there was none. A good row
+        under the key, whether read, written or heard of, ends the quarantine.
+        """
+        session = self._session
+        return MappingProxyType({} if session is None else dict(session.replica.table.quarantined))
 
     @property
     def stats(self) -> Stats:
@@ -617,6 +644,23 @@ class Repository(Generic[K, V]):
         if self._copy:
             live = {key: self._out(entity) for key, entity in live.items()}
         return MappingProxyType(live)
+
+    def _absent(self, session: Session[K, V], key: K, *, any_age: bool = True) -> V | None:
+        """What to answer for a key with no row in memory: ``None``, or the last good row of a quarantined key.
+
+        That row may be of `any_age`. Raises `InvalidEntityError` for a key of another type, and for a quarantined key
+        without such a row.
+        """
+        table = session.replica.table
+        if not self._keys.can_exist(key) or key not in table.quarantined:
+            return None
+        last_good = table.last_good.get(key) if any_age else None
+        if last_good is None:
+            raise InvalidEntityError(
+                f"{self.name}: the row with the key {key!r} is quarantined: {table.quarantined[key]}. Correct the"
+                " row in the source; the next read of the row, as by invalidate(), ends the quarantine"
+            )
+        return last_good
 
     def _check_hashable(self, *keys: K) -> None:
         for key in keys:

@@ -23,7 +23,7 @@ from .replica.identity import is_foreign
 from .replica.messages import Ask, Event, Events, Refuse, Take, encode
 from .replica.replica import Replica
 from .replica.ring import Ring
-from .replica.snapshot import Donor
+from .replica.snapshot import MAX_QUARANTINED_BYTES, Donor, quarantined_keys
 from .session import Session
 from .supervisor import Supervisor
 
@@ -241,6 +241,8 @@ class Seat:
             return "another schema"
         if replica.cold or not replica.whole or self.session.closed:
             return "no copy here"
+        if sum(map(len, quarantined_keys(replica))) > MAX_QUARANTINED_BYTES:
+            return "too many rows are quarantined"
         # A donor gives everything that waits a number, and what has one is no longer merged nor given up.
         if self.donating >= MAX_DONATIONS or len(self._batches) > MOST_NUMBERED:
             return BUSY

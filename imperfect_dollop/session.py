@@ -16,6 +16,7 @@ import anyio
 from .filling import Filling, Place
 from .loading import KeyLoads
 from .on_demand import Ages
+from .quarantine import QuarantineLog
 from .replica.messages import NOT_COMPARABLE, Event, Events, Phase, RepositoryState
 from .replica.replica import Replica
 from .replica.stamp import at, seconds
@@ -87,6 +88,7 @@ OVER: Final = {
     "broker": "the broker is back",
     "events": "what was missed has been made up for",
     "identity": "no member reads another source any more",
+    "rows": "no row is quarantined any more",
 }
 """What to say when a cause is gone."""
 
@@ -153,6 +155,7 @@ class Session(Generic[K, V]):
             missing_ttl=options.missing_ttl,
             max_entries=options.max_entries,
         )
+        self._quarantine_log = QuarantineLog(self.label, self.replica.table.quarantined)
         self.scrub: Scrub[K, V] = Scrub(self.replica, self.upkeep, self.stats, label=self.label)
         self.upkeep.on_altered = self.scrub.found
         self.upkeep.on_change = self.note_state
@@ -244,6 +247,8 @@ class Session(Generic[K, V]):
         """Events of a sibling."""
         self.stats.events_received += len(events.events)
         self.upkeep.take(self.replica.receive(events, time.time()))
+        if self._quarantine_log.changed:
+            self.note_state()
 
     def heard(
         self,
@@ -351,10 +356,16 @@ class Session(Generic[K, V]):
             causes["identity"] = "nothing is exchanged with " + "; ".join(
                 f"{', '.join(names)}, which reads {identity}" for identity, names in foreign.items()
             )
+        if quarantined := self.replica.table.quarantined:
+            key, reason = next(iter(quarantined.items()))
+            causes["rows"] = (
+                f"{len(quarantined)} quarantined, the first with the key {key!r}: {reason}"
+            )
         return causes
 
     def note_state(self) -> None:
         """Say in the log what has become of it, if that is another state, or has another kind of cause, than before."""
+        self._quarantine_log.note()
         causes = self.causes()
         state = self.state
         if state is State.LOADING and "source" in causes:
@@ -446,6 +457,7 @@ class Session(Generic[K, V]):
             doubts=counts.doubts,
             gaps=counts.gaps,
             mended=counts.mended,
+            quarantined=len(self.replica.table.quarantined),
             shared=counts.shared,
             rejected=counts.rejections.total(),
             rejections=dict(counts.rejections),

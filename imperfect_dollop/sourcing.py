@@ -19,12 +19,12 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 
-from .codecs import EntityCodec, KeyCodec, in_short
+from .codecs import MAX_CONTENT, EntityCodec, KeyCodec, in_short
 from .errors import (
     ClosedError,
     DollopError,
@@ -32,10 +32,10 @@ from .errors import (
     LoadTimeoutError,
     SourceUnavailableError,
 )
-from .source import Source, verbs
+from .source import Source, UnreadableRow, verbs
 from .stats import Stats
 
-__all__ = ["Call", "Reader", "source_read"]
+__all__ = ["Call", "Found", "Reader", "source_read"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -43,6 +43,19 @@ R = TypeVar("R")
 
 MAX_VERSION: Final = 2**63
 """Above every version: it is a signed integer in a database, and on the wire."""
+
+MAX_FAULTS: Final = 10_000
+"""Rows of one load that may be quarantined."""
+
+FEW_FAULTS: Final = 10
+"""Up to here the share of bad rows does not matter. A load with more bad rows than that, and than good ones, fails: the
+class, the key or the query is wrong then, and not the rows."""
+
+ALL_VERIFIED: Final = 4_096
+"""Rows of a load each of which is verified; see `EntityCodec.verify`."""
+
+SAMPLE: Final = 64
+"""Of the rows beyond `ALL_VERIFIED` one of so many is verified; all are encoded."""
 
 CLOSE_SECONDS: Final = 5.0
 """For a loader's own clean-up, which is not cancelled with it."""
@@ -67,6 +80,34 @@ def source_read(stats: Stats, *, whole: bool = False) -> Iterator[None]:
             stats.full_load_seconds += elapsed
         else:
             stats.load_seconds += elapsed
+
+
+class Found(Generic[K, V]):
+    """What a read has found: rows by key, and what is wrong with the others."""
+
+    __slots__ = ("_keyless", "faults", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[K, V] = {}
+        self.faults: dict[
+            K | None, str
+        ] = {}  # why a row cannot be held; ``None``: its key is not known
+        self._keyless: list[str] = []
+
+    @property
+    def bad(self) -> int:
+        """How many rows cannot be held."""
+        return len(self.faults) + max(0, len(self._keyless) - 1)
+
+    def add_fault(self, key: K | None, reason: str) -> None:
+        """A row cannot be held."""
+        if key is not None:
+            self.rows.pop(key, None)
+            self.faults[key] = reason
+            return
+        self._keyless.append(reason)
+        others = f" (and {len(self._keyless) - 1} more rows)" if len(self._keyless) > 1 else ""
+        self.faults[None] = f"a row without a usable key: {self._keyless[0]}{others}"
 
 
 class Reader(Generic[K, V]):
@@ -147,8 +188,18 @@ class Reader(Generic[K, V]):
 
     def identify(self, entities: list[V]) -> tuple[list[K], list[int]]:
         """The keys and versions of entities that were read from bytes. Raises as `complete`."""
+        identified = self._identify_all(entities)
+        if identified is not None:
+            return identified
+        keys = [self.complete(entity, "a sibling sent") for entity in entities]
+        return keys, list(map(self.version_of, entities))
+
+    def _identify_all(self, entities: list[V]) -> tuple[list[K], list[int]] | None:
+        """The keys and versions of entities; ``None`` if something is wrong with one of them."""
         read = self._versions
-        with contextlib.suppress(Exception):  # which is said of the one that it is about, below
+        with contextlib.suppress(
+            Exception
+        ):  # of the application's code; the caller looks at each row
             keys = list(map(self._key_of, entities))
             versions = [0] * len(keys) if read is None else list(map(read, entities))
             if (
@@ -159,15 +210,14 @@ class Reader(Generic[K, V]):
                 and max(versions, default=0) < MAX_VERSION
             ):
                 return keys, versions
-        keys = [self.complete(entity, "a sibling sent") for entity in entities]
-        return keys, list(map(self.version_of, entities))
+        return None
 
     def sound(self, entity: V, whence: str) -> K:
         """The key of an entity that can be held here and sent to siblings."""
         key = self.complete(entity, whence)
         try:
             self.keys.encode(key)
-            self.rows.encode(entity)
+            self.rows.verify(entity)
         except InvalidEntityError as error:
             raise InvalidEntityError(
                 f"{self.name}: {whence} {in_short(entity)}: {error}"
@@ -176,78 +226,154 @@ class Reader(Generic[K, V]):
 
     # -- reads -----------------------------------------------------------------------------------
 
-    async def load_many(self, keys: Sequence[K]) -> dict[K, V]:
-        """The rows that exist of these keys, each of which can be one."""
+    async def load_many(self, keys: Sequence[K]) -> Found[K, V]:
+        """The rows that exist of these keys, and what is wrong with those that cannot be held."""
         about = (
             f"load of key {in_short(keys[0])}" if len(keys) == 1 else f"load of {len(keys)} keys"
         )
+        asked = set(keys)
 
-        async def work(progress: Callable[[], None]) -> dict[K, V]:
-            found: dict[K, V] = {}
-            self._collect(await self._rows(keys), found, f"the {about} returned")
+        async def work(progress: Callable[[], None]) -> Found[K, V]:
+            found: Found[K, V] = Found()
+            rows = list(await self._rows(keys))
+            self._collect(rows, found, f"the {about} returned")
+            if None in found.faults and len(keys) == 1:
+                # It cannot be another row's.
+                found.add_fault(keys[0], found.faults.pop(None))
             return found
 
         found = await self._bounded(about, work)
-        asked = set(keys)
-        for key in found:
-            if key not in asked:
+        for key in (*found.rows, *found.faults):
+            if key is not None and key not in asked:
                 raise InvalidEntityError(
                     f"{self.name}: the {about} returned a row with the key {key!r}"
                 )
         return found
 
-    async def _rows(self, keys: Sequence[K]) -> Iterable[V]:
+    async def _rows(self, keys: Sequence[K]) -> Iterable[V | UnreadableRow]:
         if "load" not in self._able or (len(keys) > 1 and "load_many" in self._able):
             return await self.source.load_many(keys)
         rows = [await self.source.load(key) for key in keys]
         return [row for row in rows if row is not None]
 
-    async def load_all(self) -> dict[K, V]:
-        """Every row by key. Nothing is half done: all of them, or an error."""
+    async def load_all(self) -> Found[K, V]:
+        """Every row by key, and what is wrong with those that cannot be held.
 
-        async def work(progress: Callable[[], None]) -> dict[K, V]:
-            rows: dict[K, V] = {}
+        Raises `InvalidEntityError` if more than `MAX_FAULTS` rows cannot be held, or if most rows cannot.
+        """
+
+        async def work(progress: Callable[[], None]) -> Found[K, V]:
+            found: Found[K, V] = Found()
             chunks = aiter(self.source.load_all())
             try:
                 async for chunk in chunks:
-                    self._collect(chunk, rows, "load_all returned")
+                    self._collect(chunk, found, "load_all returned")
                     progress()
                     await anyio.lowlevel.checkpoint()
             finally:
                 await _close(chunks)
-            return rows
+            return self._mostly_good(found, "load_all returned")
 
         return await self._bounded("load of all rows", work)
 
-    async def rows_of(self, fallback: Callable[[], AsyncIterable[V]]) -> dict[K, V]:
+    async def rows_of(self, fallback: Callable[[], AsyncIterable[V]]) -> Found[K, V]:
         """As `load_all`, from an application's own fallback that yields entities one by one."""
 
-        async def work(progress: Callable[[], None]) -> dict[K, V]:
-            rows: dict[K, V] = {}
+        async def work(progress: Callable[[], None]) -> Found[K, V]:
+            found: Found[K, V] = Found()
             entities = aiter(fallback())
             try:
                 async for entity in entities:
-                    self._collect((entity,), rows, "a bootstrap function yielded")
+                    self._collect((entity,), found, "a bootstrap function yielded")
                     progress()
             finally:
                 await _close(entities)
-            return rows
+            return self._mostly_good(found, "a bootstrap function yielded")
 
         return await self._bounded("load by a bootstrap function", work)
 
-    def _collect(self, chunk: object, rows: dict[K, V], whence: str) -> None:
+    def _mostly_good(self, found: Found[K, V], whence: str) -> Found[K, V]:
+        bad, good = found.bad, len(found.rows)
+        if bad > MAX_FAULTS or (bad > FEW_FAULTS and bad > good):
+            some = "; ".join(
+                f"key {in_short(key)}: {reason}" for key, reason in [*found.faults.items()][:3]
+            )
+            raise InvalidEntityError(
+                f"{self.name}: {whence} {bad:,} rows that cannot be held, and {good:,} others: check the class,"
+                f" `key` and the query. The first bad rows: {some}"
+            )
+        return found
+
+    def _collect(self, chunk: object, found: Found[K, V], whence: str) -> None:
+        """Add rows that were read to what was found. Raises `InvalidEntityError` for what is no row at all."""
         if not isinstance(chunk, Iterable) or isinstance(chunk, (str, bytes)):
             raise InvalidEntityError(
                 f"{self.name}: {whence} {in_short(chunk)} where rows, in a list or another iterable, are due"
             )
-        for entity in chunk:
-            key = self.sound(entity, whence)
-            if key in rows:
-                raise InvalidEntityError(
-                    f"{self.name}: {whence} two rows with the key {key!r}; keys must be unique:"
-                    " check `key` and the query"
-                )
-            rows[key] = entity
+        entities = list(chunk)
+        if not self._add_all(entities, found):
+            for entity in entities:
+                self._add(entity, found, whence)
+
+    def _add_all(self, entities: list[Any], found: Found[K, V]) -> bool:
+        """Add rows together, which is quicker. False, and nothing is added, if one of them is bad."""
+        identified = self._identify_all(entities)
+        if identified is None:
+            return False
+        keys, _ = identified
+        new = dict(zip(keys, entities, strict=True))
+        if len(new) != len(keys) or not all(
+            known.keys().isdisjoint(new) for known in (found.rows, found.faults)
+        ):
+            return False
+        count = len(found.rows)
+        verified = entities if count < ALL_VERIFIED else entities[-count % SAMPLE :: SAMPLE]
+        with contextlib.suppress(Exception):  # which is said of the row that it is about
+            self.keys.encode_all(keys)
+            for entity in verified:
+                self.rows.verify(entity)
+            if verified is not entities:
+                lengths = map(len, self.rows.encode_all(entities))
+                if max(lengths, default=0) > MAX_CONTENT:
+                    return False
+            found.rows.update(new)
+            return True
+        return False
+
+    def _add(self, entity: V | UnreadableRow, found: Found[K, V], whence: str) -> None:
+        if isinstance(entity, UnreadableRow):
+            found.add_fault(self._usable(entity.key), entity.reason)
+            return
+        if type(entity) is not self._entity:
+            self.key_of(entity, whence)  # which raises: the loader is wrong, and not a row
+        key: K | None = None
+        count = len(found.rows)
+        try:
+            key = self.complete(entity, whence)
+            self.keys.encode(key)
+            if count < ALL_VERIFIED or count % SAMPLE == 0:
+                self.rows.verify(entity)
+            else:
+                self.rows.encode(entity)
+        except InvalidEntityError as error:
+            if key is None:  # or only its version is wrong
+                with contextlib.suppress(InvalidEntityError):
+                    key = self.key_of(entity, whence)
+            found.add_fault(self._usable(key), str(error).removeprefix(f"{self.name}: {whence} "))
+            return
+        if key in found.rows or key in found.faults:
+            found.add_fault(key, "the source returned two rows with this key")
+        else:
+            found.rows[key] = entity
+
+    def _usable(self, key: Any) -> K | None:
+        """A key that a row can be quarantined by; ``None`` for anything else."""
+        if key is not None:
+            with contextlib.suppress(InvalidEntityError, TypeError):
+                hash(key)
+                self.keys.encode(key)
+                return cast("K", key)
+        return None
 
     # -- writes ----------------------------------------------------------------------------------
 

@@ -86,6 +86,8 @@ class Stats:
     """Times that the copy was compared with a sibling's, to the end, bucket by bucket."""
     mended: int = 0
     """Rows that such a comparison has put right without the source."""
+    quarantined: int = 0
+    """Rows that are quarantined now: the source has them and they cannot be held, see `Repository.quarantined`."""
     mutated: int = 0
     """Rows that were found changed in place by somebody."""
     repairs: int = 0

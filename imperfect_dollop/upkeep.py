@@ -34,7 +34,7 @@ from .replica.effects import Compare, Effect, Reread, Resend, Resync, Settled
 from .replica.messages import Phase
 from .replica.replica import Replica
 from .siblings import Siblings
-from .sourcing import Reader, source_read
+from .sourcing import Found, Reader, source_read
 from .stats import Stats
 from .waiters import Waiters
 
@@ -347,14 +347,14 @@ class Upkeep(Generic[K, V]):
         repairs.begin()
         load = replica.begin_load(time.time())
         seen = dict(replica.progress.vector)
-        rows: dict[K, V] = {}
+        read: Found[K, V] = Found()
         self._set_phase(Phase.REFRESHING)
         error: DollopError | None = ClosedError(f"{self._reader.name}: closed while it was loaded")
         try:
             with source_read(self._stats, whole=True):
-                rows = await self._reader.load_all()
+                read = await self._reader.load_all()
             replica.answered(load, time.time())
-            for found in replica.replace(load, rows, tell=siblings is not None):
+            for found in replica.replace(load, read.rows, read.faults, tell=siblings is not None):
                 if siblings is not None:
                     for event in found:
                         siblings.publish(event)
@@ -389,7 +389,7 @@ class Upkeep(Generic[K, V]):
                 self._set_phase(Phase.READY)
             self.on_change()
             asked.answer(error)
-        await let_go([rows])
+        await let_go([read.rows])
 
     async def _reread_doubts(self) -> None:
         with contextlib.suppress(DollopError):  # noted, and tried again after a pause
@@ -423,7 +423,10 @@ class Upkeep(Generic[K, V]):
                 found = await self._reader.load_many(keys)
             replica.answered(load, time.time())
             for key in keys:
-                counts, event = replica.loaded(load, key, found.get(key))
+                fault, unsure = found.faults.get(key), replica.disputes.unsure(key)
+                counts, event = replica.loaded(load, key, found.rows.get(key), fault)
+                if fault is not None and not unsure:
+                    event = None  # siblings in the same doubt find the fault themselves
                 if counts:
                     self._doubts.discard(key)
                     self.on_reread(key)
@@ -441,6 +444,8 @@ class Upkeep(Generic[K, V]):
             replica.end_load(load)
             self._wake.set()  # for what has come into doubt while it was being read
         self.health.answered()
+        if found.faults or replica.table.quarantined:
+            self.on_change()
 
     async def invalidate(self, keys: Sequence[K]) -> None:
         """Read keys again that may have been changed in a way that nobody has told of; raises as `reread`."""

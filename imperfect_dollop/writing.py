@@ -355,13 +355,18 @@ class Writer(Generic[K, V]):
     async def _read(self, key: K) -> V | None:
         try:
             with source_read(self._stats):
-                found = (await self._reader.load_many([key])).get(key)
+                read = await self._reader.load_many([key])
         except DollopError as error:
             if not isinstance(error, InvalidEntityError):
                 self._upkeep.health.failed(error)
             raise
         self._upkeep.health.answered()
-        return found
+        if key in read.faults:
+            raise InvalidEntityError(
+                f"{self._reader.name}: the row with the key {key!r} cannot be read, so its version is not known:"
+                f" {read.faults[key]}"
+            )
+        return read.rows.get(key)
 
     def _call(self, what: str, key: K | None, call: Callable[[], Awaitable[S]]) -> Call[S]:
         if self._ended:

@@ -301,6 +301,12 @@ FAMILIES: Final = (
         _of_each(lambda each: each.stats.gaps),
     ),
     Family(
+        "dollop_quarantined_rows",
+        "gauge",
+        "Rows of the source that this node cannot hold.",
+        _of_each(lambda each: each.stats.quarantined),
+    ),
+    Family(
         "dollop_mutated_total",
         "counter",
         "Rows that were found changed in place by somebody.",

@@ -79,6 +79,11 @@ class Holding(Generic[K, V]):
             self.table.put(key, entity, stamp, content)
         self._proven.pop(key, None)
 
+    def quarantine(self, key: K, stamp: Stamp, fault: str) -> None:
+        """The source has a row that cannot be held, from now on; `fault` says why."""
+        self.table.quarantine(key, stamp, fault)
+        self._proven.pop(key, None)
+
     def admit(self, key: K, entity: V | None, stamp: Stamp) -> bool:
         """Hold what has come from outside; False if it can be read from bytes, and has none of its own."""
         try:

@@ -30,8 +30,13 @@ class Loads(Generic[K, V]):
     def __init__(self, holding: Holding[K, V]) -> None:
         self._holding = holding
 
-    def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
+    def loaded(
+        self, load: Load, key: K, entity: V | None, fault: str | None = None
+    ) -> tuple[bool, Event | None]:
         """The source has (or has not) this row. False if events have overtaken the load: the key is still in doubt.
+
+        `fault` says why the row that the source has cannot be held: the key is quarantined. Siblings find that out for
+        themselves, for they may run another version of the class; the event asks them to read the row.
 
         The event says what was found, where that differs from what was held. A row that is still the same keeps
         its stamp - a new one would make every sibling's next event look doubtful - but that it was proven is
@@ -46,13 +51,17 @@ class Loads(Generic[K, V]):
         holding = self._holding
         disputes, table = holding.disputes, holding.table
         if not holding.window.untouched(key, load):
-            holding.overtaken(load, key, entity)
+            if fault is None:
+                holding.overtaken(load, key, entity)
             return False, None
         holding.window.touch(key)
         holding.unshown.read(key, load.began, holding.clock.time)
         held = table.stamp(key)
         answers, unsure = disputes.answers(key, held), disputes.unsure(key)
         disputes.settle(key)
+        if fault is not None:
+            event = self._quarantined(load, key, fault, tell=unsure)
+            return True, event
         same = table.same(key, entity)
         if same and (answers or unsure):
             event = self._found(load, key, entity, held, answers)
@@ -72,15 +81,31 @@ class Loads(Generic[K, V]):
         holding.hold(key, entity, event.stamp)
         return True, event
 
+    def _quarantined(self, load: Load, key: K, fault: str, *, tell: bool = False) -> Event | None:
+        """Quarantine a key. Returns the event that asks siblings to read the row, if that is news or to be told."""
+        holding = self._holding
+        table, held = holding.table, holding.table.stamp(key)
+        new = tell or key not in table.quarantined
+        stamp = Stamp(held.version, load.began, holding.origin)
+        holding.quarantine(key, stamp, fault)
+        return Event(Kind.REREAD, holding.keys.encode(key), None, stamp, held) if new else None
+
     def replace(
-        self, load: Load, rows: Mapping[K, V], *, tell: bool, cold: bool
+        self,
+        load: Load,
+        rows: Mapping[K, V],
+        faults: Mapping[K | None, str],
+        *,
+        tell: bool,
+        cold: bool,
     ) -> Iterator[list[Event]]:
         """Take over a complete load, a slice at a time; yields the differences of each slice to `tell`.
 
         Keys that were touched meanwhile keep what is held; those that differ are `load.doubtful` afterwards. Of those
         that were in doubt before, it is told what was found in any case, as by `loaded`. Rows that are the same, and
-        were changed in place, are put right (`load.altered`), of which siblings need not be told. `cold`: nothing was
-        held before.
+        were changed in place, are put right (`load.altered`), of which siblings need not be told. `faults` has the keys
+        of rows that cannot be held, each with the reason, and under ``None`` what is wrong with rows without a key.
+        `cold`: nothing was held before.
         """
         holding = self._holding
         version_of, table, untouched = holding.version_of, holding.table, holding.window.untouched
@@ -89,7 +114,7 @@ class Loads(Generic[K, V]):
         holding.window.overtake(load)
         suspect = dict.fromkeys([*holding.disputes.keys(), *holding.unshown.keys()])
         for count, key in enumerate(suspect, 1):
-            counts, event = self.loaded(load, key, rows.get(key))
+            counts, event = self.loaded(load, key, rows.get(key), faults.get(key))
             if not counts:
                 load.doubtful.append(key)  # also if it is the same: it is still in doubt
             if event is not None and tell:
@@ -120,8 +145,20 @@ class Loads(Generic[K, V]):
             if count % SLICE == 0:
                 yield found
                 found = []
+        for count, (bad, fault) in enumerate(faults.items(), 1):
+            if bad is None:
+                table.quarantined[None] = fault
+            elif untouched(bad, load):
+                event = self._quarantined(load, bad, fault)
+                if event is not None and tell:
+                    found.append(event)
+            elif bad in table.live:
+                holding.disbelieve(load, bad)
+            if count % SLICE == 0:
+                yield found
+                found = []
         for count, key in enumerate(table.known(), 1):
-            if key not in rows:
+            if key not in rows and key not in faults:
                 if not untouched(key, load):
                     if key in table.live:
                         holding.disbelieve(load, key)
@@ -138,6 +175,9 @@ class Loads(Generic[K, V]):
                 found = []
         yield found
         if not holding.window.overrun(load):
+            for healed in [key for key in table.quarantined if key not in faults]:
+                if healed is None or untouched(healed, load):
+                    table.release(healed)
             holding.disputes.loaded(load.began)
             holding.prove_all(load.began, load.answered)
             if not cold:

@@ -301,6 +301,8 @@ class Footer(msgspec.Struct, array_like=True, frozen=True, tag="F"):
     digest: Word
     entities: Int63
     clean: bool
+    quarantined: list[bytes] = []
+    """Keys of rows that the donor has quarantined; of a snapshot, not of a comparison."""
 
 
 Frame: TypeAlias = Header | Differ | Chunk | Footer

@@ -240,15 +240,22 @@ class Replica(Generic[K, V]):
         """The load's word no longer counts."""
         self.window.close(load)
 
-    def loaded(self, load: Load, key: K, entity: V | None) -> tuple[bool, Event | None]:
+    def loaded(
+        self, load: Load, key: K, entity: V | None, fault: str | None = None
+    ) -> tuple[bool, Event | None]:
         """The source has (or has not) this row; see `Loads.loaded`."""
-        return self._loads.loaded(load, key, entity)
+        return self._loads.loaded(load, key, entity, fault)
 
     def replace(
-        self, load: Load, rows: Mapping[K, V], *, tell: bool = True
+        self,
+        load: Load,
+        rows: Mapping[K, V],
+        faults: Mapping[K | None, str] | None = None,
+        *,
+        tell: bool = True,
     ) -> Iterator[list[Event]]:
         """The source has these rows, and no others; see `Loads.replace`."""
-        return self._loads.replace(load, rows, tell=tell, cold=self.cold)
+        return self._loads.replace(load, rows, faults or {}, tell=tell, cold=self.cold)
 
     def read_untold(self, now: float) -> None:
         """What was read until now, here or by whom this copy is from, was told to nobody.

@@ -24,14 +24,25 @@ from .replica import Replica
 from .stamp import ABSENT, Stamp, at
 from .table import BUCKETS, LEAVES_BYTES
 
-__all__ = ["Donor", "Joiner"]
+__all__ = ["MAX_QUARANTINED_BYTES", "Donor", "Joiner", "quarantined_keys"]
 
 MANY_ROWS: Final = 32
 """In a bucket, on average. With more, its leaves are compared first: a round trip and 512 bytes, instead of 2 KB of
 rows and more, of which most are the same."""
 
+MAX_QUARANTINED_BYTES: Final = 4 << 20
+"""Of the keys that a donor has quarantined: with half of what a message may have they fit into the footer."""
+
+UNREAD: Final = "a sibling could not hold the row, and this node has not read it yet"
+"""Why a key is quarantined that a donor had quarantined."""
+
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def quarantined_keys(replica: Replica[K, V]) -> list[bytes]:
+    """The keys that a replica has quarantined."""
+    return replica.keys.encode_all([key for key in replica.table.quarantined if key is not None])
 
 
 class Donor(Generic[K, V]):
@@ -119,7 +130,8 @@ class Donor(Generic[K, V]):
             yield self._closed(chunk, more=False)
         self._number()
         clean = self._clean() and (self._vouched or self.whole)
-        yield encode(Footer(replica.vector, table.root, len(table.live), clean))
+        quarantined = quarantined_keys(replica) if self.whole else []
+        yield encode(Footer(replica.vector, table.root, len(table.live), clean, quarantined))
 
     def _closed(self, chunk: ChunkMaker[K, V], *, more: bool) -> bytes:
         # Who joins plays events after the chunk that correct it; who compares takes its rows as they are.
@@ -143,6 +155,7 @@ class Joiner(Generic[K, V]):
         self._known = replica.vector
         self._latest = 0  # the latest time in any of it
         self._stamps: Stamps = {}
+        self._quarantined: list[K] = []  # of the donor
         self._played: set[K] = set()  # keys that came with events only
         self.rows: int = 0
 
@@ -164,6 +177,8 @@ class Joiner(Generic[K, V]):
             self._open(frame)
         elif isinstance(frame, Chunk):
             self._rows(frame)
+        elif isinstance(frame, Footer):
+            self._quarantined = list(map(self._replica.keys.decode, frame.quarantined))
         elif isinstance(frame, Differ):
             raise ProtocolError("an answer to somebody who compares")
 
@@ -219,7 +234,18 @@ class Joiner(Generic[K, V]):
         replica.read_untold(now)
         if same:
             replica.agreement.meet(self._donor)
+        effects += self._quarantine()
         return effects + replica.go_warm()
+
+    def _quarantine(self) -> list[Effect]:
+        """Quarantine what the donor has quarantined, until this node has read those rows itself."""
+        replica, effects = self._replica, list[Effect]()
+        for key in self._quarantined:
+            if key not in replica.table.live:
+                stamp = replica.table.stamp(key)
+                replica.holding.quarantine(key, stamp, UNREAD)
+                effects.append(replica.holding.doubt(key))
+        return effects
 
     def _back_to(self, now: float) -> None:
         """Some clock was wrong once. Whoever has such a time as a base is in doubt, and no more than that."""

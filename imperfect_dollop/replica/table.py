@@ -72,7 +72,9 @@ class Table(Generic[K, V]):
         "dropped",
         "forgotten",
         "hot",
+        "last_good",
         "live",
+        "quarantined",
         "root",
     )
 
@@ -84,6 +86,10 @@ class Table(Generic[K, V]):
         # holds. Never another object than the one that is live.
         self.hot: dict[K, V] = {}
         self.dead: dict[K, Stamp] = {}  # in the order in which they died
+        # Keys whose row the source has and no copy can hold, each with the reason; ``None`` for rows without a key. To
+        # digests and siblings such a row is absent.
+        self.quarantined: dict[K | None, str] = {}
+        self.last_good: dict[K, V] = {}  # rows that were held for these keys before
         self._entries: list[dict[K, _Entry]] = [{} for _ in range(BUCKETS)]  # of both
         # What `clear` has left to be let go: a few at a time, by somebody who can pause in between.
         self.dropped: list[dict[Any, Any]] = []
@@ -108,6 +114,8 @@ class Table(Generic[K, V]):
         self._enter(of_key % BUCKETS, key, stamp, hashed)
         self.dead.pop(key, None)
         self.hot.pop(key, None)
+        if self.quarantined:
+            self.release(key)
         self.live[key] = entity
 
     def put_all(
@@ -130,7 +138,7 @@ class Table(Generic[K, V]):
         for bucket, together in itertools.groupby(buckets):
             begin, end = end, end + len(list(together))
             self._enter_all(bucket, keys[begin:end], stamps[begin:end], hashes[begin:end])
-        for held in (self.dead, self.hot):
+        for held in (self.dead, self.hot, self.quarantined, self.last_good):
             if held:
                 for key in keys:
                     held.pop(key, None)
@@ -141,12 +149,28 @@ class Table(Generic[K, V]):
         self._enter(self.bucket(key), key, stamp, 0)
         self.live.pop(key, None)
         self.hot.pop(key, None)
+        if self.quarantined:
+            self.release(key)
         self.dead.pop(key, None)  # to the end of those that died
         self.dead[key] = stamp
         if len(self.dead) > MAX_TOMBSTONES:
             oldest = next(iter(self.dead))
             self.forgotten = max(self.forgotten, self.dead[oldest].time)
-            self.forget(oldest)
+            self._remove(oldest)
+
+    def quarantine(self, key: K, stamp: Stamp, reason: str) -> None:
+        """Hold a tombstone instead of a row that cannot be held, the reason, and the row that was held before."""
+        before = self.live.get(key, self.last_good.get(key))
+        self.bury(key, stamp)
+        self.quarantined[key] = reason
+        if before is not None:
+            self.last_good[key] = before
+
+    def release(self, key: K | None) -> None:
+        """End a quarantine."""
+        self.quarantined.pop(key, None)
+        if key is not None:
+            self.last_good.pop(key, None)
 
     def restamp(self, key: K, stamp: Stamp) -> None:
         """The same row, known by a newer stamp. Raises `KeyError` where nothing is held for the key."""
@@ -156,7 +180,12 @@ class Table(Generic[K, V]):
         self._entries[bucket][key] = _Entry(stamp, entry.hashed)
 
     def forget(self, key: K) -> None:
-        """Hold nothing for the key, not even a tombstone."""
+        """Hold nothing for the key, not even a tombstone or a quarantine."""
+        self._remove(key)
+        self.release(key)
+
+    def _remove(self, key: K) -> None:
+        """Hold no row and no tombstone for the key. A quarantine outlives its tombstone."""
         bucket, entry = self._find(key, self.bucket(key))
         if entry is not None:
             del self._entries[bucket][key]
@@ -290,6 +319,8 @@ class Table(Generic[K, V]):
         self.hot.clear()  # which is the same object always
         self.dropped += filter(None, [self.live, self.dead, *self._entries])
         self.live, self.dead = {}, {}
+        self.quarantined.clear()
+        self.last_good.clear()
         self._entries = [{} for _ in range(BUCKETS)]
         self.buckets[:] = [0] * BUCKETS
         self.root = 0
@@ -298,7 +329,7 @@ class Table(Generic[K, V]):
         """Drop the tombstones of rows that died before a hybrid time; how many went."""
         gone = list(itertools.takewhile(lambda key: self.dead[key].time < before, self.dead))
         for key in gone:
-            self.forget(key)
+            self._remove(key)
         return len(gone)
 
     def bucket(self, key: K) -> int:
