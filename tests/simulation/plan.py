@@ -74,6 +74,7 @@ class Plan:
     source_latency: float = 0.005
     late: tuple[str, ...] = ()  # nodes that are not there from the beginning
     other_shape: tuple[str, ...] = ()  # nodes that run the next version of the application
+    foreign: int = 0  # nodes beside them in the same namespace that read and write another source
     skews: tuple[float, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -81,6 +82,11 @@ class Plan:
     def names(self) -> tuple[str, ...]:
         """Of the nodes."""
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
+
+    @property
+    def foreign_names(self) -> tuple[str, ...]:
+        """Of the nodes that read another source."""
+        return tuple(f"other{number}" for number in range(1, self.foreign + 1))
 
     def only(self, numbers: Iterable[int]) -> Plan:
         """Without the other steps."""

@@ -61,6 +61,7 @@ def _plainer(plan: Plan) -> Iterator[Plan]:
     if any(plan.skews):
         yield replace(plan, skews=(0.0,) * plan.nodes)
     yield replace(plan, other_shape=())
+    yield replace(plan, foreign=0)
     yield replace(plan, paging=False)
     yield replace(plan, copies=False)
     yield replace(plan, ttl=None)

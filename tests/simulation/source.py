@@ -111,9 +111,14 @@ class Database:
     """The table, what is under way in it, and what it ever was."""
 
     def __init__(
-        self, plan: Plan, loop: SimLoop, tell: Callable[[str, Callable[[], str]], None]
+        self,
+        plan: Plan,
+        loop: SimLoop,
+        tell: Callable[[str, Callable[[], str]], None],
+        name: str = "",
     ) -> None:
         self.plan = plan
+        self.name = name  # begins every mark, so that a row tells which table it is of
         self.loop = loop
         self.tell = tell
         self.trouble = Trouble()
@@ -143,7 +148,7 @@ class Database:
         """Rows that are there before anybody looks."""
         for key in keys:
             self.commits += 1
-            self._put(key, Record(1, f"s{key}"), "seed")
+            self._put(key, Record(1, f"{self.name}s{key}"), "seed")
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -161,7 +166,7 @@ class Database:
 
     def _mark(self) -> str:
         self.commits += 1
-        return f"c{self.commits}"
+        return f"{self.name}c{self.commits}"
 
     def create(self, key: int, by: str) -> tuple[Record, int]:
         if key in self.rows:
@@ -319,6 +324,7 @@ class SimSource:
         self._database = database
         self._entity = entity
         self._operation = operation
+        self.identity: str | None = None
 
     def _made(self, key: int, record: Record) -> Any:
         return self._entity(key, record.version, record.mark, self._database.pad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_a_hundred_seeds() -> None:
         assert verdict.promise is None, f"seed {plan.seed} breaks {verdict.promise}: {verdict.text}"
         reached |= verdict.seen
     assert len(reached) > 25
+
+
+def test_seeds_beside_nodes_of_another_source() -> None:
+    for number in range(200_001, 200_041):
+        plan = dataclasses.replace(make(number), foreign=2)
+        verdict = run(plan)
+        assert verdict.promise is None, f"seed {number} breaks {verdict.promise}: {verdict.text}"
 
 
 @pytest.mark.parametrize(("recipe", "what"), [(plan, what) for plan, _, what in regressions()])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -69,6 +69,18 @@ LEAVES: Final = 0.4
 CROWDS: Final = 0.15
 """Share of the runs in which few nodes are many, so that their heartbeats come less often the more there are."""
 
+FOREIGN_CALLS: Final = (
+    "get",
+    "touch",
+    "touch",
+    "update",
+    "delete",
+    "refresh",
+    "invalidate",
+    "clear",
+)
+"""Calls of the nodes that read another source."""
+
 PASSING: Final = frozenset({"lossy", "twice", "hostile", "sql", "save", "restore", "jump"})
 """Faults that break no link, no node and no call: when they are over, nothing has to be noticed but what was missed."""
 
@@ -89,10 +101,19 @@ class Verdict:
 class Process:
     """A node, its application, and what it has shown."""
 
-    def __init__(self, host: Host, node: Node, repository: Repository[int, Any]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        node: Node,
+        repository: Repository[int, Any],
+        database: Database,
+        judge: Judge,
+    ) -> None:
         self.host = host
         self.node = node
         self.repository = repository
+        self.database = database
+        self.judge = judge
         self.open = False
         self.warm = False
         self.leaving = False
@@ -122,12 +143,19 @@ class World:
         self.database.seed(key for key in self.keys if draw(plan.seed, "seeded", key) < 0.7)
         self.judge = Judge(self.database, self.keys, self.tell)
         self.processes: dict[str, Process] = {}
+        self.other_database = Database(plan, loop, self.tell, "other-")
+        if plan.foreign:
+            self.other_database.seed(
+                key for key in self.keys if draw(plan.seed, "other", key) < 0.7
+            )
+        self.other_judge = Judge(self.other_database, self.keys, self.tell)
+        self.foreign: dict[str, Process] = {}  # those that read the other database
         self.offsets = dict(zip(plan.names, plan.skews or (0.0,) * plan.nodes, strict=True))
         self.lives: dict[str, int] = {}
         self.broken: list[BrokenPromiseError] = []  # as seen in a task, which nobody waits for
         self.excuses: list[str] = []  # why only a refresh can find what is wrong
         # Who has vanished is counted for a while beside who comes for it.
-        self.beat = members.interval(2 * plan.nodes, plan.heartbeat)
+        self.beat = members.interval(2 * (plan.nodes + plan.foreign), plan.heartbeat)
         self.began = loop.now
         self.taken: list[bytes] = []  # messages, for whoever repeats them
         self.seen: set[str] = set()
@@ -138,13 +166,31 @@ class World:
         """A process begins."""
         if name in self.processes:
             return
-        plan = self.plan
         life = self.lives[name] = self.lives.get(name, 0) + 1
         host = Host(name, life, self.offsets[name])
-        entity = RowTwo if name in plan.other_shape else Row
+        entity = RowTwo if name in self.plan.other_shape else Row
+        self._start(host, entity, self.database, self.judge, self.processes)
+
+    def start_foreign(self, name: str) -> None:
+        """A process begins that reads another source."""
+        host = Host(name, 1, 0.0)
+        self._start(host, Row, self.other_database, self.other_judge, self.foreign)
+
+    def _start(
+        self,
+        host: Host,
+        entity: type[Any],
+        database: Database,
+        judge: Judge,
+        processes: dict[str, Process],
+    ) -> None:
+        plan = self.plan
+        source = SimSource(database, entity, OPERATION.get)
+        if plan.foreign:
+            source.identity = f"{database.name}database"
         repository: Repository[int, Any] = Repository(
             entity,
-            source=SimSource(self.database, entity, OPERATION.get),
+            source=source,
             version="version" if plan.versioned else None,
             name="rows",
             preload=plan.preload,
@@ -163,8 +209,8 @@ class World:
             heartbeat=plan.heartbeat,
             outbox=plan.outbox,
         )
-        process = self.processes[name] = Process(host, node, repository)
-        self.judge.begin(process)
+        process = processes[host.machine] = Process(host, node, repository, database, judge)
+        judge.begin(process)
         self.tell(host.name, lambda: "starts")
         self.loop.start(host, self._enter(process), f"start of {host.name}")
 
@@ -249,7 +295,7 @@ class World:
 
     def call(self, step: Step) -> None:
         """The application calls its repository."""
-        process = self.processes.get(step.who)
+        process = self.processes.get(step.who) or self.foreign.get(step.who)
         if process is None or not process.open or process.leaving:
             return
         context = process.host.context.copy()
@@ -288,14 +334,14 @@ class World:
             raise BrokenPromiseError(
                 "S4", f"{process.host.name} said that {step.key} is absent while cold"
             )
-        self.judge.saw(process, step.key, entity, since=since, how="reads")
+        process.judge.saw(process, step.key, entity, since=since, how="reads")
         return entity
 
     async def get_many(self, process: Process, step: Step) -> None:
         since = dict(process.walked)
         found = await process.repository.get_many(self.keys)
         for key in self.keys:
-            self.judge.saw(process, key, found.get(key), since=since[key], how="reads")
+            process.judge.saw(process, key, found.get(key), since=since[key], how="reads")
 
     async def update(self, process: Process, step: Step) -> None:
         entity = await self.get(process, step)
@@ -323,8 +369,8 @@ class World:
         self._acknowledged(process, step.key)
 
     def _wrote(self, process: Process, key: int, stored: Any) -> None:
-        place = self.database.outcomes.get(OPERATION.get())
-        state = None if place is None else self.database.line(key).states[place].record
+        place = process.database.outcomes.get(OPERATION.get())
+        state = None if place is None else process.database.line(key).states[place].record
         if state is None or (state.version, state.mark) != (stored.version, stored.mark):
             raise BrokenPromiseError(
                 "S5", f"{process.host.name} was told of {stored}, the source has {state}"
@@ -332,23 +378,23 @@ class World:
         self._acknowledged(process, key)
 
     def _acknowledged(self, process: Process, key: int) -> None:
-        place = self.database.outcomes.get(OPERATION.get(), BEFORE)
+        place = process.database.outcomes.get(OPERATION.get(), BEFORE)
         self.tell(process.host.name, lambda: f"is told that state {place} of key {key} is its own")
-        self.judge.acknowledged(process, key, place)
+        process.judge.acknowledged(process, key, place)
 
     async def refresh(self, process: Process, step: Step) -> None:
-        latest = self._latest()
+        latest = self._latest(process)
         await process.repository.refresh()
-        self.judge.read_again(process, latest)
+        process.judge.read_again(process, latest)
 
     async def invalidate(self, process: Process, step: Step) -> None:
-        latest = self._latest()
+        latest = self._latest(process)
         await process.repository.invalidate(step.key)
-        self.judge.read_again(process, {step.key: latest[step.key]})
+        process.judge.read_again(process, {step.key: latest[step.key]})
 
-    def _latest(self) -> dict[int, int]:
+    def _latest(self, process: Process) -> dict[int, int]:
         """The state of each key as of now."""
-        return {key: len(self.database.line(key).states) - 1 for key in self.keys}
+        return {key: len(process.database.line(key).states) - 1 for key in self.keys}
 
     async def clear(self, process: Process, step: Step) -> None:
         await process.repository.clear()
@@ -357,11 +403,11 @@ class World:
 
     def moment(self) -> None:
         """Before time moves on."""
-        for process in self.processes.values():
+        for process in self.everybody:
             if process.host.stirred:
                 process.host.stirred = False
                 if process.open:
-                    self.judge.look(process)
+                    process.judge.look(process)
         if self.broken:
             raise self.broken[0]
         if self.loop.faults:
@@ -375,12 +421,31 @@ class World:
         for name in plan.names:
             if name not in plan.late:
                 self.start(name)
-        for step in plan.steps:
+        for name in plan.foreign_names:
+            self.start_foreign(name)
+        for step in (*plan.steps, *self._foreign_steps()):
             if step.what in CALLS or step.at < plan.seconds:  # no fault begins when they are over
                 loop.at(self.began + step.at, self.do, step)
         await asyncio.sleep(plan.seconds)
         self.heal()
         return await self.converge()
+
+    def _foreign_steps(self) -> Iterator[Step]:
+        """What the nodes of the other source do: as many calls as the plan has steps, and not less than ten each."""
+        plan = self.plan
+        number = max((step.number for step in plan.steps), default=0)
+        for name in plan.foreign_names:
+            for _ in range(max(10, len(plan.steps))):
+                number += 1
+                what = FOREIGN_CALLS[int(draw(plan.seed, "call", number) * len(FOREIGN_CALLS))]
+                at = draw(plan.seed, "at", number) * plan.seconds
+                key = 1 + int(draw(plan.seed, "key", number) * plan.keys)
+                yield Step(number, at, what, name, key)
+
+    @property
+    def everybody(self) -> list[Process]:
+        """All processes, those of the other source included."""
+        return [*self.processes.values(), *self.foreign.values()]
 
     def heal(self) -> None:
         """Faults stop."""
@@ -436,7 +501,7 @@ class World:
             await self._refreshed()
         await self._until("L1", self.differences)
         await self._until("S6", self._left)
-        for process in self.processes.values():
+        for process in self.everybody:
             if process.node.stats.crashes:
                 raise BrokenPromiseError("S8", f"{process.host.name} has seen a crash")
         self._cheap()
@@ -500,21 +565,23 @@ class World:
         """On demand nothing is looked for before somebody asks."""
         tasks = [
             self.loop.spawn(process.host, self._call(process, Step(0, 0.0, "get", key=key)), "read")
-            for process in self.processes.values()
+            for process in self.everybody
             for key in self.keys
             if process.open and not process.leaving
         ]
         await asyncio.wait(tasks, timeout=self.plan.hard_timeout + 1.0)
 
     def _unready(self) -> str | None:
-        for process in self.processes.values():
+        for process in self.everybody:
             name = process.host.name
             if not process.open:
                 return f"{name} has not come up"
             if process.leaving:
                 return f"{name} does not come to its end"
-            if process.repository.state is not State.READY:
-                return f"{name} is {process.repository.state}: {process.repository.causes}"
+            state, causes = process.repository.state, process.repository.causes
+            beside_others = state is State.DEGRADED and causes.keys() == {"identity"}
+            if state is not State.READY and not (self.plan.foreign and beside_others):
+                return f"{name} is {state}: {causes}"
         return None
 
     def _disagreement(self) -> str | None:
@@ -540,8 +607,8 @@ class World:
         why = self._unready()
         if why is not None:
             return why
-        rows = self.database.rows
-        for process in self.processes.values():
+        for process in self.everybody:
+            rows = process.database.rows
             name, session = process.host.name, process.session
             assert session is not None
             table = session.replica.table
@@ -561,7 +628,7 @@ class World:
             if process.calls:
                 return f"{name}: {next(iter(process.calls.values()))} has not come to its end"
             seen = set(process.node.members) - {STRANGER}
-            if seen != {other.host.name for other in self.processes.values()}:
+            if seen != {other.host.name for other in self.everybody}:
                 return f"{name} sees {process.node.members}"
         return None
 
@@ -569,8 +636,9 @@ class World:
         session = process.session
         assert session is not None
         table: Table[int, Any] = Table(session.replica.keys, session.replica.rows)
-        for key, record in self.database.rows.items():
-            entity = process.repository.entity(key, record.version, record.mark, self.database.pad)
+        database = process.database
+        for key, record in database.rows.items():
+            entity = process.repository.entity(key, record.version, record.mark, database.pad)
             table.put(key, entity, session.replica.table.stamp(key))
         return table.root
 
@@ -624,7 +692,7 @@ class World:
 
     def _left(self) -> str | None:
         """What is still held for something that should be over."""
-        for process in self.processes.values():
+        for process in self.everybody:
             session = process.session
             assert session is not None
             window = session.replica.window
