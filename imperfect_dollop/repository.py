@@ -433,7 +433,9 @@ class Repository(Generic[K, V]):
         """Replace the row with the entity's key; returns it as stored, with its new version.
 
         Raises `EntityNotFoundError`, `ConflictError` if the source has another version than the entity's, and
-        otherwise as `create`.
+        otherwise as `create`. If the row that this process holds for the key was changed in place,
+        `InvalidEntityError` is raised before the source is called, and the row is read again: an entity made from
+        such a row would carry the change to the source.
         """
         return self._out(await (await self._writable()).writer.update(entity))
 

@@ -181,6 +181,7 @@ class Session(Generic[K, V]):
             publish=self.publish,
             held=held,
             outdate=self.loads.outdate,
+            altered=self.scrub.found,
             keep=keep,
         )
         if options.preload:

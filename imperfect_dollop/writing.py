@@ -11,8 +11,8 @@ import asyncio
 import logging
 import time
 import weakref
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
 import anyio
 
@@ -60,8 +60,9 @@ class _Done(NamedTuple, Generic[K, R]):
 class Writer(Generic[K, V]):
     """Creates, updates and deletes.
 
-    `held(key)` is called when the replica shows a write, and `outdate(key)` when the source has answered one: reads of
-    the key that are under way may be older. `timeout` bounds the seconds for which a write waits to be shown.
+    `held(key)` is called when the replica shows a write; `outdate(key)` when the source has answered one, so that reads
+    of the key that are under way may be older; `altered(keys)` when rows were found changed in place. `timeout` bounds
+    the seconds for which a write waits to be shown.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Writer(Generic[K, V]):
         publish: Callable[[Event], None],
         held: Callable[[K], None],
         outdate: Callable[[K], None],
+        altered: Callable[[Iterable[K]], None],
         keep: Callable[[V], V],
     ) -> None:
         self._replica = replica
@@ -89,6 +91,7 @@ class Writer(Generic[K, V]):
         self._publish = publish
         self._held = held
         self._outdate = outdate
+        self._altered = altered
         self._keep = keep
         self._locks: weakref.WeakValueDictionary[K, asyncio.Lock] = weakref.WeakValueDictionary()
         self._closed = False  # no more begin
@@ -137,12 +140,17 @@ class Writer(Generic[K, V]):
         self, kind: Kind, key: K | None, entity: V, call: Callable[[V], Awaitable[V]]
     ) -> V:
         what = kind.name.lower()
+        content = b""
 
         async def begin() -> Call[V]:
-            # What cannot be sent to siblings must not be committed either.
-            self._replica.rows.encode(entity)
+            # What siblings would hold differently must not be committed.
+            nonlocal content
+            content = self._verify(entity, f"{what}() was given")
             if key is not None:
                 self._replica.keys.encode(key)
+                table = self._replica.table
+                if kind is Kind.UPDATE and key in table.live and not table.intact(key):
+                    await self._refuse_altered(key)
             return self._call(what, key, lambda: call(entity))
 
         def end(call: Call[V], write: Write) -> _Done[K, V]:
@@ -150,10 +158,12 @@ class Writer(Generic[K, V]):
             if isinstance(stored, RemovedRow) and kind is Kind.UPDATE and key is not None:
                 event, _ = self._replica.wrote(write, Kind.DELETE, key, None, time.time())
                 return _Done(key, stored.entity, event)
-            stored_key = self._check_stored(stored, key, what)
+            stored_key, stored_content = self._check_stored(stored, key, what, content)
             try:
-                stored = self._keep(stored)
-                event, _ = self._replica.wrote(write, kind, stored_key, stored, time.time())
+                kept = self._keep(stored)
+                known = stored_content if kept is stored else None
+                stored = kept
+                event, _ = self._replica.wrote(write, kind, stored_key, kept, time.time(), known)
             except Exception:  # of a function of the application's
                 self._lost_sight_of(stored_key)
                 raise
@@ -393,11 +403,40 @@ class Writer(Generic[K, V]):
         self._stats.writes += 1
         return result
 
-    def _check_stored(self, stored: V, key: K | None, what: str) -> K:
-        """The key under which the source has committed the row."""
-        stored_key: K | None = None
+    def _verify(self, entity: V, whence: str) -> bytes:
+        """The canonical bytes of an entity, which siblings can hold as it is. Raises `InvalidEntityError` else."""
         try:
-            stored_key = self._reader.sound(stored, f"{what}() of the source returned")
+            return self._replica.rows.verify(entity)
+        except InvalidEntityError as error:
+            raise InvalidEntityError(
+                f"{self._reader.name}: {whence} {in_short(entity)}: {error}"
+            ) from error
+
+    async def _refuse_altered(self, key: K) -> NoReturn:
+        """Refuse an update of a key whose row was changed in place here, and read the row again.
+
+        An entity made from such a row would carry the change to the database, without anybody having asked for that.
+        """
+        error = InvalidEntityError(
+            f"{self._reader.name}: update() of key {key!r} was refused before the source was called: the row that this"
+            " node holds for the key was changed in place, and the entity may contain that change. Read the row again,"
+            " and change a copy of the row and of the lists and dicts in it; with copy=True reads hand out copies"
+        )
+        try:
+            await self._in_background(lambda: self._upkeep.reread([key]))
+        except DollopError as failure:
+            error.add_note(f"Key {key!r} could not be read again: {failure}")
+        self._altered([key])
+        raise error
+
+    def _check_stored(self, stored: V, key: K | None, what: str, given: bytes) -> tuple[K, bytes]:
+        """The key under which the source has committed the row, and the row's bytes; `given`: those it was given."""
+        stored_key: K | None = None
+        whence = f"{what}() of the source returned"
+        try:
+            stored_key = self._reader.complete(stored, whence)
+            self._replica.keys.encode(stored_key)
+            content = self._content(stored, given, whence)
             if key is not None and stored_key != key:
                 raise InvalidEntityError(
                     f"{self._reader.name}: {what}() of the source was given the key {key!r} and"
@@ -410,7 +449,16 @@ class Writer(Generic[K, V]):
             if not known:
                 self._unknown(None, what)
             raise
-        return stored_key
+        return stored_key, content
+
+    def _content(self, stored: V, given: bytes, whence: str) -> bytes:
+        """The bytes of what the source has returned, verified unless they are those of what it was given."""
+        try:
+            if self._replica.rows.encode(stored) == given:
+                return given
+        except InvalidEntityError:
+            pass  # which `verify` tells with the entity
+        return self._verify(stored, whence)
 
     def _lost_sight_of(self, key: K) -> None:
         """Committed, and this is all we know: here as elsewhere it has to be read again."""

@@ -242,9 +242,14 @@ class Holding(Generic[K, V]):
         stamp: Stamp,
         base: Stamp,
         answers: tuple[Stamp, ...] = (),
+        content: bytes | None = None,
     ) -> Event:
-        """The event that says so; of what is too large to send, that it is to be read."""
-        content = None if entity is None else self.rows.encode(entity)
+        """The event that says so; of what is too large to send, that it is to be read.
+
+        The canonical bytes of the row may be known.
+        """
+        if entity is not None and content is None:
+            content = self.rows.encode(entity)
         if content is not None and len(content) > MAX_ENTITY:
             return Event(Kind.REREAD, self.keys.encode(key), None, stamp, base)
         return Event(kind, self.keys.encode(key), content, stamp, base, answers)

@@ -129,9 +129,18 @@ class Replica(Generic[K, V]):
         self.window.close(write.load)
 
     def wrote(
-        self, write: Write, kind: Kind, key: K, entity: V | None, now: float
+        self,
+        write: Write,
+        kind: Kind,
+        key: K,
+        entity: V | None,
+        now: float,
+        content: bytes | None = None,
     ) -> tuple[Event, list[Effect]]:
-        """The source has committed; show it here, and make the event for the siblings."""
+        """The source has committed; show it here, and make the event for the siblings.
+
+        `content` is the canonical bytes of the entity, where they are known.
+        """
         self.written += 1
         held = self.table.stamp(key)
         base = write.base
@@ -139,7 +148,7 @@ class Replica(Generic[K, V]):
             base = held if self.window.untouched(key, write.load) else ABSENT
         version = base.version if entity is None else self.version_of(entity)
         stamp = Stamp(version, self.clock.tick(now), self.origin)
-        event = self.holding.event(kind, key, entity, stamp, base)
+        event = self.holding.event(kind, key, entity, stamp, base, content=content)
         # An event that came in between need not have left a stamp: its content was held, or it was in doubt itself.
         untouched = self.window.untouched(key, write.load)
         self.window.touch(key)

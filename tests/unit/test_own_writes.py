@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 
@@ -14,15 +17,18 @@ from imperfect_dollop import (
     ConflictError,
     EntityExistsError,
     EntityNotFoundError,
+    FunctionSource,
     InvalidEntityError,
     LoadTimeoutError,
     Node,
     Repository,
 )
 from imperfect_dollop.brokers.memory import MemoryBroker
+from imperfect_dollop.codecs import EntityCodec
 from imperfect_dollop.replica.messages import Event, Events, Kind
 from imperfect_dollop.replica.own_writes import Unshown
 from imperfect_dollop.replica.stamp import Stamp
+from imperfect_dollop.source import SOURCE_VERBS
 
 from .builders import NOW, Row, doubts, give, holds, make, stamp, update
 from .clockwork import clockwork
@@ -335,6 +341,189 @@ async def test_write_of_a_key_that_the_source_refuses_to_look_for_leaves_nothing
         await settled()
         assert repo.stats.loads == reads == 1
         assert repo.peek(1) == ADA
+
+
+# -- rows that were changed in place -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    id: int
+    name: str
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Settings:
+    """A source of one row, which counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.row = Setting(1, "colours", {"sky": "blue"})
+        self.calls: list[str] = []
+        self.failure: Exception | None = None
+        self.answer: Callable[[Setting], Any] = copy.deepcopy
+
+    async def load(self, key: int, /) -> Setting | None:
+        self.calls.append("load")
+        if self.failure is not None:
+            raise self.failure
+        return copy.deepcopy(self.row) if key == 1 else None
+
+    async def load_all(self) -> AsyncIterator[list[Setting]]:
+        yield [copy.deepcopy(self.row)]
+
+    async def update(self, row: Setting, /) -> Setting:
+        self.calls.append("update")
+        self.row = copy.deepcopy(row)
+        return self.answer(row)
+
+    async def create(self, row: Setting, /) -> Setting:
+        raise EntityExistsError(row.id)
+
+    async def delete(self, key: int, version: int | None = None, /) -> None:
+        raise EntityNotFoundError(key)
+
+
+def settings(source: Settings, **more: Any) -> Repository[int, Setting]:
+    verbs = {name: getattr(source, name) for name in SOURCE_VERBS if name != "load_many"}
+    return Repository(Setting, source=FunctionSource(**verbs), retry_after=0.02, ttl=None, **more)
+
+
+@pytest.mark.parametrize("preload", [True, False], ids=["whole", "on demand"])
+async def test_update_made_from_a_row_changed_in_place_is_refused_before_the_source_is_called(
+    preload: bool,
+) -> None:
+    source = Settings()
+    async with settings(source, preload=preload) as repo:
+        row = await repo.get(1)
+        assert row is not None
+        row.values["sky"] = "green"
+        with pytest.raises(InvalidEntityError, match=r"key 1 was refused .* changed in place"):
+            await repo.update(dataclasses.replace(row, name="colors"))
+        assert "update" not in source.calls
+        assert source.row == Setting(1, "colours", {"sky": "blue"})
+        assert await repo.get(1) == source.row
+        assert repo.stats.mutated == 1
+        await settled()
+        assert source.calls.count("load") == (1 if preload else 2)
+        again = await repo.get(1)
+        assert again is not None
+        stored = await repo.update(dataclasses.replace(again, name="colors"))
+        assert stored == source.row == Setting(1, "colors", {"sky": "blue"})
+
+
+async def test_update_refused_for_a_row_changed_in_place_says_if_the_row_cannot_be_read() -> None:
+    source = Settings()
+    async with settings(source) as repo:
+        repo[1].values["sky"] = "green"
+        source.failure = OSError("away")
+        with pytest.raises(InvalidEntityError) as caught:
+            await repo.update(repo[1])
+        [note] = caught.value.__notes__
+        assert note.startswith("Key 1 could not be read again")
+        source.failure = None
+        await eventually(lambda: repo.peek(1) == source.row)
+        assert source.calls.count("update") == 0
+
+
+async def test_update_made_from_a_changed_copy_is_written_with_copy() -> None:
+    source = Settings()
+    async with settings(source, copy=True) as repo:
+        row = repo[1]
+        row.values["sky"] = "green"
+        await repo.update(row)
+        assert repo[1] == source.row == Setting(1, "colours", {"sky": "green"})
+        assert repo.stats.mutated == 0
+
+
+# -- what is checked before and after the source's answer --------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loner:
+    """Equal to its copies, unless it was marked: marks do not travel."""
+
+    id: int
+    name: str
+    marks: ClassVar[WeakSet[Loner]] = WeakSet()
+
+    def marked(self) -> Loner:
+        self.marks.add(self)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Loner) or self.name != other.name:
+            return False
+        return self is other or not any(one is each for each in self.marks for one in (self, other))
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+def loners(
+    rows: dict[int, Loner], calls: list[str], stores: Callable[[Loner], Loner]
+) -> Repository[int, Loner]:
+    async def load(key: int) -> Loner | None:
+        return rows.get(key)
+
+    async def load_all() -> list[Loner]:
+        return list(rows.values())
+
+    async def write(row: Loner) -> Loner:
+        calls.append(row.name)
+        rows[row.id] = row
+        return stores(row)
+
+    async def delete(key: int) -> None:
+        del rows[key]
+
+    source = FunctionSource(load=load, load_all=load_all, create=write, update=write, delete=delete)
+    return Repository(Loner, source=source, retry_after=0.02, ttl=None)
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+async def test_write_of_an_entity_that_a_sibling_would_hold_differently_calls_no_source(
+    verb: str,
+) -> None:
+    calls: list[str] = []
+    async with loners({1: Loner(1, "together")}, calls, lambda row: row) as repo:
+        message = rf"Loner: {verb}\(\) was given Loner\(id=1, name='alone'\): a copy of .* would not be equal"
+        with pytest.raises(InvalidEntityError, match=message):
+            await getattr(repo, verb)(Loner(1, "alone").marked())
+        assert calls == []
+
+
+async def test_row_that_the_source_returns_and_no_sibling_could_hold_is_read_again() -> None:
+    rows = {1: Loner(1, "together")}
+    async with loners(rows, [], lambda row: Loner(1, "alone").marked()) as repo:
+        with pytest.raises(InvalidEntityError, match=r"update\(\) of the source returned Loner"):
+            await repo.update(Loner(1, "new"))
+        await eventually(lambda: repo.peek(1) == Loner(1, "new"))
+        assert repo.state == "ready"
+
+
+async def test_write_encodes_the_entity_once_if_the_source_returns_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Settings()
+    async with settings(source) as repo:
+        verified: list[Any] = []
+        verify = EntityCodec.verify
+
+        def noting(codec: EntityCodec[Any], entity: Any) -> bytes:
+            verified.append(entity)
+            return verify(codec, entity)
+
+        monkeypatch.setattr(EntityCodec, "verify", noting)
+        entity = Setting(1, "colors")
+        await repo.update(entity)
+        assert verified == [entity]
+        source.answer = lambda row: dataclasses.replace(row, name="generated")
+        await repo.update(entity)
+        assert verified == [entity, entity, Setting(1, "generated")]
+        assert repo.peek(1) == Setting(1, "generated")
+        session = repo._session
+        assert session is not None
+        assert session.replica.table.intact(1)
 
 
 # -- the decisions -----------------------------------------------------------------------------------
