@@ -146,21 +146,26 @@ class Holding(Generic[K, V]):
         self._proven_before = 0, 0
         self.confirmed = self._confirmed_until = self.refreshed = 0
 
-    def overtaken(self, load: Load, key: K, entity: V | None) -> None:
+    def overtaken(self, load: Load, key: K, entity: V | None, fault: str | None) -> None:
         """A read that events have overtaken: hold what it found if a write of this node waits for that (`Unshown`).
 
         What is held was committed before the read began, so this is at least as new. The events are still to be
-        looked into, so the key stays in doubt.
+        looked into, so the key stays in doubt. `fault` says why the row that was found cannot be held.
         """
         if not self.unshown.shows(key, load.began):
             return
         held = self.table.stamp(key)
-        if self.table.same(key, entity):
+        bad = fault is not None or key in self.table.quarantined
+        if not bad and self.table.same(key, entity):
             if entity is not None:
                 self.restore(key, entity)
         elif self.disputes.replaced(key, held, self.clock.time):
             version = held.version if entity is None else self.version_of(entity)
-            self.hold(key, entity, Stamp(version, load.began, self.origin))
+            stamp = Stamp(version, load.began, self.origin)
+            if fault is None:
+                self.hold(key, entity, stamp)
+            else:
+                self.quarantine(key, stamp, fault)
         else:
             return  # no room to remember that siblings are still to be told
         self.window.touch(key)

@@ -51,8 +51,7 @@ class Loads(Generic[K, V]):
         holding = self._holding
         disputes, table = holding.disputes, holding.table
         if not holding.window.untouched(key, load):
-            if fault is None:
-                holding.overtaken(load, key, entity)
+            holding.overtaken(load, key, entity, fault)
             return False, None
         holding.window.touch(key)
         holding.unshown.read(key, load.began, holding.clock.time)
