@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import keyword
+import sys
 import types
 import typing
 import weakref
@@ -23,12 +24,14 @@ from .scalars import Unfit
 __all__ = [
     "ClassKind",
     "Field",
+    "alias_value",
     "extras_of",
     "fields_of",
     "kind_of",
     "names_of",
     "reading",
     "rebuilding",
+    "slots_of",
 ]
 
 ClassKind: typing.TypeAlias = typing.Literal["dataclass", "attrs", "Struct", "pydantic", "tuple"]
@@ -74,6 +77,17 @@ def fields_of(cls: Any) -> list[Field]:
     else:
         names = cls._fields
     return [Field(name, hints.get(name, Any)) for name in names]
+
+
+def alias_value(alias: Any) -> Any:
+    """The type that an alias stands for. Raises `Unfit` where a name in it cannot be resolved."""
+    place = types.SimpleNamespace(__annotations__={"value": alias.__value__})
+    module = sys.modules.get(alias.__module__)
+    try:
+        hints = typing.get_type_hints(place, vars(module) if module else {}, include_extras=True)
+    except (NameError, TypeError, AttributeError) as error:
+        raise Unfit(f"the alias {alias.__name__} cannot be resolved: {error}") from error
+    return hints["value"]
 
 
 _names: Final[weakref.WeakKeyDictionary[type, tuple[str, ...]]] = weakref.WeakKeyDictionary()
@@ -127,6 +141,16 @@ def extras_of(cls: type, fields: list[Field]) -> Callable[[Any], dict[str, Any] 
     return extras
 
 
+def slots_of(cls: type) -> tuple[str, ...]:
+    """The names of the slots of a class and of its bases."""
+    return tuple(
+        name
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, types.MemberDescriptorType)
+    )
+
+
 def _is_slot(cls: type, name: str) -> bool:
     return isinstance(_class_attribute(cls, name), types.MemberDescriptorType)
 
@@ -142,6 +166,9 @@ def _class_attribute(cls: type, name: str) -> Any:
 
 _HEAP_TYPE: Final = 1 << 9
 """``Py_TPFLAGS_HEAPTYPE``: the class was made in Python."""
+
+_HASH_CACHE: Final = "_attrs_cached_hash"
+"""The attribute in which an attrs class with ``cache_hash=True`` keeps an object's hash."""
 
 _force: Final = msgspec.structs.force_setattr
 
@@ -222,6 +249,8 @@ def _attribute_lines(cls: type, names: list[str], context: dict[str, Any]) -> li
             )
         else:
             lines.append(f"put(o, {name!r}, v{n})")
+    if _HASH_CACHE in getattr(getattr(cls.__hash__, "__code__", None), "co_names", ()):
+        lines.append(f"put(o, {_HASH_CACHE!r}, None)")  # which __init__ does, and __hash__ expects
     return lines
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 import xxhash
 
-from .classes import extras_of, fields_of, kind_of, reading, rebuilding
+from .classes import alias_value, extras_of, fields_of, kind_of, reading, rebuilding, slots_of
 from .scalars import (
     ABSTRACT,
     LARGE_INT,
@@ -140,6 +140,7 @@ class Planner:
         self._enums: dict[str, type[enum.Enum]] = {}
         self._named: dict[str, type] = {}  # classes that were found by their names
         self._open: list[type] = []  # classes whose fields are being looked at
+        self._aliases: list[Any] = []  # aliases whose values are being looked at
         self._any = Plan("any", self._dump_any, self._load_any, _NATIVE)
         self._loaders: dict[int, Step] = {
             _VALUE: self._load_any,
@@ -161,6 +162,8 @@ class Planner:
     def plan(self, annotation: Any, place: str) -> Plan:
         """The plan of a declared type. Raises `Unfit`, with the `place`, for one whose values cannot be rebuilt."""
         annotation = _plain_annotation(annotation)
+        if hasattr(annotation, "__value__"):  # `type X = ...`
+            return self._alias(annotation, place)
         if isinstance(annotation, (str, list, typing.ForwardRef)):
             raise Unfit(f"{place} is declared as {annotation!r}, which cannot be resolved")
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -182,6 +185,16 @@ class Planner:
         if isinstance(annotation, type):
             return self._class(annotation, place)
         raise Unfit(f"{place} is declared as {annotation!r}, of which no value can be rebuilt")
+
+    def _alias(self, alias: Any, place: str) -> Plan:
+        """The plan of an alias. Where an alias names itself, as `pydantic.JsonValue` does, values name their types."""
+        if alias in self._aliases:
+            return self._any
+        self._aliases.append(alias)
+        try:
+            return self.plan(alias_value(alias), place)
+        finally:
+            self._aliases.pop()
 
     def _native(self, kind: type) -> Plan:
         return Plan(kind.__name__, self._escape, self._unescape, frozenset({kind}), native=True)
@@ -234,7 +247,7 @@ class Planner:
             return self._collection(cls, self._any)
         if cls is dict:
             return self._dict(self._any, self._any)
-        if typing.is_typeddict(cls):
+        if issubclass(cls, dict) and hasattr(cls, "__required_keys__"):  # of typing_extensions too
             return self._typed_dict(cls, place)
         if issubclass(cls, enum.Enum):
             return self._enum(cls)
@@ -287,11 +300,12 @@ class Planner:
 
     def _derived_scalar(self, cls: type, base: Any) -> Plan:
         to_base = _BASES[base]
+        slots = slots_of(cls)
 
         def dump(value: Any) -> Any:
             if type(value) is not cls:
                 return self._escape(value)
-            if getattr(value, "__dict__", None):
+            if getattr(value, "__dict__", None) or any(hasattr(value, slot) for slot in slots):
                 raise Unfit(f"{value!r} has attributes beside its {base.__name__}")
             return to_base(value)
 
@@ -444,7 +458,8 @@ class Planner:
         return {key.load_one(one): value.load_one(other) for one, other in _list(form)}
 
     def _load_counter(self, form: Any) -> Any:
-        return collections.Counter[Any](self._load_pairs(form))
+        counter: collections.Counter[Any] = collections.Counter(self._load_pairs(form))
+        return counter
 
     def _load_deque(self, form: Any) -> Any:
         most, items = form
@@ -758,7 +773,7 @@ def _checked(number: int, plan: Plan, step: str) -> list[str]:
 
 
 def _plain_annotation(annotation: Any) -> Any:
-    """A type without what only says more of it: names, aliases, metadata."""
+    """A type without what only says more of it: names and metadata."""
     while True:
         origin = typing.get_origin(annotation)
         if origin is typing.Annotated or getattr(origin, "__name__", "") in (
@@ -771,8 +786,6 @@ def _plain_annotation(annotation: Any) -> Any:
             annotation = typing.get_args(annotation)[0]
         elif hasattr(annotation, "__supertype__"):  # NewType
             annotation = annotation.__supertype__
-        elif hasattr(annotation, "__value__"):  # `type X = ...`
-            annotation = annotation.__value__
         else:
             return annotation
 

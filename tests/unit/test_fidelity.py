@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import datetime as dt
 import decimal
@@ -18,6 +19,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+import typing_extensions
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -234,6 +236,38 @@ class Groups:
     models: list[Product]
 
 
+class OrderLine(typing_extensions.TypedDict, total=False):
+    price: typing_extensions.Required[decimal.Decimal]
+    count: int
+
+
+Forest = typing_extensions.TypeAliasType("Forest", "dict[str, Forest] | list[Forest] | None")
+
+
+class Document(pydantic.BaseModel):
+    id: int
+    body: pydantic.JsonValue
+    lines: list[OrderLine] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Woods:
+    id: int
+    trees: Forest
+
+
+class Noted(str):
+    __slots__ = ("note",)
+    note: str
+
+
+@dataclasses.dataclass
+class Remark:
+    id: int
+    text: Noted
+    counts: collections.Counter[str]
+
+
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 PERCENT = Percent(kind="p", percent=30)
 
@@ -273,6 +307,11 @@ ROWS = [
     Guarded(1, "x"),
     Priced(1, 5),
     Groups(1, frozenset({frozenset("ab"), frozenset("c")}), [Product(id=2, discount=PERCENT)]),
+    Document(
+        id=1, body={"a": [1, None, 2.5, {"b": True}]}, lines=[{"price": decimal.Decimal("1.50")}]
+    ),
+    Woods(1, {"oak": [None, {"leaf": None}], "elm": None}),
+    Remark(1, Noted("a"), collections.Counter("aab")),
 ]
 
 
@@ -299,6 +338,29 @@ def test_codec_cached_property_is_no_change() -> None:
     assert codec.encode(row) == before
 
 
+@pytest.mark.parametrize("slots", [True, False])
+def test_codec_copy_of_an_attrs_object_that_caches_its_hash_has_that_hash(slots: bool) -> None:
+    cls = attrs.frozen(cache_hash=True, slots=slots)(
+        type("Hashed", (), {"__annotations__": {"id": int}})
+    )
+    row = cls(1)
+    assert hash(row) == hash(cls(1))
+    codec: EntityCodec[Any] = EntityCodec(cls)
+    assert hash(codec.decode(codec.verify(row))) == hash(row)
+
+
+def test_codec_copy_of_a_counter_has_no_attributes_of_its_own() -> None:
+    codec = EntityCodec(Remark)
+    copy = codec.decode(codec.verify(Remark(1, Noted("a"), collections.Counter("a"))))
+    assert vars(copy.counts) == {}
+
+
+def noted(text: str) -> Noted:
+    made = Noted(text)
+    made.note = "n"
+    return made
+
+
 def test_codec_change_in_any_part_changes_the_bytes() -> None:
     codec = EntityCodec(Guarded)
     assert codec.encode(Guarded(1, "x")) != codec.encode(Guarded(1, "y"))
@@ -318,6 +380,7 @@ class Stranger:
     [
         (Loose(1, Stranger(1)), r"Loose\.anything is Stranger.*no field declares"),
         (Loose(1, object()), r"Loose\.anything"),
+        (Remark(1, noted("a"), collections.Counter()), r"Remark\.text.*attributes beside its str"),
         (Loose(1, "half \ud83d"), r"Loose\.anything"),
         (Loose(1, None, text="half \ud83d"), r"Loose\.text"),
         (
@@ -325,13 +388,13 @@ class Stranger:
             r"Loose\.anything.*time zone",
         ),
     ],
-    ids=["class", "object", "surrogate", "surrogate in text", "zone"],
+    ids=["class", "object", "slot of text", "surrogate", "surrogate in text", "zone"],
 )
 async def test_repository_value_that_cannot_travel_is_refused_before_the_source_is_called(
     row: Any, message: str
 ) -> None:
     table: dict[Any, Any] = {}
-    async with repository(Loose, table, []) as rows:
+    async with repository(type(row), table, []) as rows:
         with pytest.raises(InvalidEntityError, match=message):
             await rows.create(row)
         assert table == {}
