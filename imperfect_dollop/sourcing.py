@@ -344,7 +344,7 @@ class Reader(Generic[K, V]):
         if isinstance(entity, UnreadableRow):
             found.add_fault(self._usable(entity.key), entity.reason)
             return
-        if type(entity) is not self._entity:
+        if not isinstance(entity, self._entity):
             self.key_of(entity, whence)  # which raises: the loader is wrong, and not a row
         key: K | None = None
         count = len(found.rows)
@@ -356,9 +356,9 @@ class Reader(Generic[K, V]):
             else:
                 self.rows.encode(entity)
         except InvalidEntityError as error:
-            if key is None:  # or only its version is wrong
-                with contextlib.suppress(InvalidEntityError):
-                    key = self.key_of(entity, whence)
+            if key is None:  # or only its version is wrong, or it is of a derived class
+                with contextlib.suppress(Exception):  # of the application's code
+                    key = self._key_of(entity)
             found.add_fault(self._usable(key), str(error).removeprefix(f"{self.name}: {whence} "))
             return
         if key in found.rows or key in found.faults:

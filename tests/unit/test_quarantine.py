@@ -26,6 +26,11 @@ class Row:
     version: int = 1
 
 
+@dataclass(frozen=True)
+class DerivedRow(Row):
+    more: str = ""
+
+
 BAD = "half \ud83d"
 
 
@@ -83,6 +88,7 @@ BAD_ROWS = [
     (Row(7, object()), 7, "Row.text"),
     (Row(7, "x" * (5 << 20)), 7, "limit"),
     (Row(7, version=-1), 7, "a version is an int"),
+    (DerivedRow(7), 7, "a DerivedRow where a Row is due"),
     (UnreadableRow(7, "column 'status': 'LOST' is no Status"), 7, "LOST"),
     (UnreadableRow("seven", "of another type"), None, "of another type"),
     (UnreadableRow(None, "the key is NULL"), None, "the key is NULL"),
