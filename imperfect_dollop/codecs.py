@@ -8,10 +8,12 @@ A `fingerprint` names the shape of an entity; nodes exchange rows only where it 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import itertools
 import operator
 import types
 import typing
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar, Union, cast
 
@@ -275,7 +277,7 @@ class KeyCodec(Generic[K]):
             if type(key) not in self._proven:
                 if self._decode(encoded) != key:
                     raise TypeError("annotate the key, or the key function's return type")
-                if type(key) is not tuple:  # one tuple proves nothing about the next
+                if type(key) in _UNIFORM:
                     self._proven.add(type(key))
             if type(key) in _UNCHANGING:
                 self._last = key, encoded
@@ -329,6 +331,9 @@ class KeyCodec(Generic[K]):
 
 _PLAIN: Final = int | str | bytes | float | bool | tuple[Any, ...]
 """The types of keys whose type is not declared."""
+
+_UNIFORM: Final = frozenset({int, bool, str, bytes, uuid.UUID, dt.date})
+"""Types of which one value proves that every other can be read back. One tuple, or one float, proves nothing."""
 
 _UNCHANGING: Final = frozenset({int, str, bytes})
 """Types of which the same object has the same bytes always."""

@@ -595,11 +595,25 @@ def test_of_which_keys_equal_ones_have_the_same_bytes(key_type: object, one: boo
     assert KeyCodec(key_type).one_spelling is one
 
 
-def test_one_good_tuple_proves_nothing_about_the_next() -> None:
-    codec: KeyCodec[Any] = KeyCodec()
-    codec.encode((1, 2))
+@pytest.mark.parametrize(
+    ("key_type", "good", "bad"),
+    [
+        (None, (1, 2), (1, ID)),
+        (float, 1.5, float("nan")),
+        (decimal.Decimal, decimal.Decimal(1), decimal.Decimal("NaN")),
+        (frozenset[int], frozenset({1}), frozenset({"a"})),
+        (Point, Point(1, 2), Point("a", 2)),  # type: ignore[arg-type]
+    ],
+)
+def test_key_codec_after_one_good_key_still_refuses_a_bad_key_of_its_type(
+    key_type: object, good: Any, bad: Any
+) -> None:
+    codec: KeyCodec[Any] = KeyCodec(key_type)
+    codec.encode_all([good, good])
     with pytest.raises(InvalidEntityError):
-        codec.encode((1, ID))
+        codec.encode(bad)
+    with pytest.raises(InvalidEntityError):
+        codec.encode_all([good, bad])
 
 
 @pytest.mark.parametrize("key_type", [None, int, str, float, uuid.UUID, tuple[int, str], Point])
