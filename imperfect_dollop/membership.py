@@ -439,6 +439,7 @@ class Membership:
             own.replica.clock.observe(beat.time, time.time())
         member = self.members.alive.get(beat.origin)
         timely = member is None or member.timely
+        everybody = [*self.members.alive, self.origin]  # made once: there may be many repositories
         new_copies = {name for name, _ in _copies(beat) - copies_before}
         for state in beat.repositories:
             seat = self._seats.get(state.repository)
@@ -455,10 +456,13 @@ class Membership:
                         beat.name,
                         state.repository,
                     )
+                members = everybody
+                if seat.name in self.members.foreign:
+                    members = [*self.members.of(seat.name), self.origin]
                 seat.session.heard(
                     beat.origin,
                     state,
-                    [*self.members.of(seat.name), self.origin],
+                    members,
                     all_numbered=seat.all_numbered,
                     timely=timely,
                 )

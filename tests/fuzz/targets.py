@@ -144,6 +144,10 @@ NEWS: Final = [
     encode(Take("s", "r", "Row", PRINT, "address", list(range(20)))),
     encode(Refuse("s", "address", "busy")),
     encode(Ask("s", "Row", 1, 3)),
+    encode(Ask("r", "Row", 1, 3, "another source")),
+    encode(Events("t", "Row", PRINT, 1, EVENTS, "another source")),
+    encode(Heartbeat("t", "foreign", 1, at(NOW), False, 1.0, [state_of(identity="another")])),
+    encode(Take("t", "r", "Row", PRINT, "address", [1], b"", "another source")),
     encode(Take("s", "r", "Row", PRINT, "address", [], bytes(8 * BUCKETS))),
     encode(Take("s", "r", "Row", PRINT, "address", [1, 5, BUCKETS], bytes(8 * LEAVES))),
 ]
@@ -361,7 +365,7 @@ class Running:
 
         self.repository: Repository[int, Row] = Repository(
             Row,
-            source=FunctionSource(load_all=load_all, load=load),
+            source=FunctionSource(load_all=load_all, load=load, identity="the rows"),
             version="version",
             ttl=None,
             read_only=True,

@@ -52,6 +52,7 @@ class DoomedSource:
     def __init__(self, source: Source[int, Row], doom: Doom) -> None:
         self._source = source
         self._doom = doom
+        self.identity: str | None = getattr(source, "identity", None)
 
     async def load(self, key: int, /) -> Row | None:
         return await self._source.load(key)

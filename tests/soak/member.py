@@ -148,7 +148,13 @@ def repositories(
     """The one that holds all rows, and the one that loads them by key."""
 
     def source(table: str) -> DoomedSource:
-        rows = SQLAlchemySource(engine, table_named(table), entity=Row, version_column="version")
+        rows = SQLAlchemySource(
+            engine,
+            table_named(table),
+            entity=Row,
+            version_column="version",
+            identity=f"soak {table}",  # each node reaches the database at a port of its own
+        )
         return DoomedSource(rows, doom)
 
     return (

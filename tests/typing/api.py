@@ -31,7 +31,7 @@ async def load_all() -> list[Student]:
 
 
 async def reads() -> None:
-    source = FunctionSource(load=load, load_all=load_all)
+    source = FunctionSource(load=load, load_all=load_all, identity="school")
     assert_type(source, FunctionSource[int, Student])
     students = Repository(Student, source=source, read_only=True)
     assert_type(students, Repository[int, Student])
@@ -42,6 +42,7 @@ async def reads() -> None:
         assert_type(await students.get_many([1]), dict[int, Student])
         assert_type(await students.get_all(), Sequence[Student])
         assert_type(students.peek(1), Student | None)
+        assert_type(students.identity, str | None)
         assert_type(students[1], Student)
         assert_type(students.state, State)
         assert_type(students.stats, Stats)

@@ -14,6 +14,7 @@ from imperfect_dollop.errors import ProtocolError
 from imperfect_dollop.replica.messages import (
     MAX_BATCH,
     MAX_MESSAGE,
+    Ask,
     Chunk,
     DeadRow,
     Event,
@@ -47,15 +48,19 @@ NEWS: list[News] = [
         0.25,
         [
             RepositoryState(
-                "rows", "p", Phase.READY, True, True, 1, 2**64 - 1, 2**64 - 1, 4, 5, 6, 7
+                "rows", "p", Phase.READY, True, True, 1, 2**64 - 1, 2**64 - 1, 4, 5, 6, 7, 8, "shop"
             )
         ],
     ),
     Take("a", "b", "rows", "print", "address", [1, 2]),
+    Take("a", "b", "rows", "print", "address", [1, 2], b"digests", "tag"),
+    Ask("a", "rows", 1, 2, "tag"),
+    Events("a", "rows", "print", 1, [EVENT], "tag"),
     Refuse("a", "address", "busy"),
 ]
 FRAMES: list[Frame] = [
     Header("address", "print", {"a": 1}, 7, [0, 1]),
+    Header("address", "print", {"a": 1}, 7, [0, 1], "tag"),
     Chunk([1], True, {"a": 1}, ["a"], [b"row"], [Run(1, 1, 0)], [DeadRow(b"key", 1, 2, 0)]),
     Footer({"a": 1}, 2**64 - 1, 4, True),
 ]
