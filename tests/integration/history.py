@@ -6,7 +6,8 @@ looked for (S4), and a node reads what it has written (S5).
 
 They are one rule: for each key the source went through a row of states, and what one node shows of it walks
 along that row, never backwards, beginning no earlier than with the state that was there before the node was.
-An acknowledged write is a step that the walk has certainly made.
+An acknowledged write is a step that the walk has certainly made. A refusal is one too: if the source has refused a
+write because it had another row than the one that the write was built on, the node shows a later one from then on.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Saw(StrEnum):
     """A delete has begun."""
     DELETED = "d"
     """It was acknowledged."""
+    REFUSED = "x"
+    """A write that was built on this row was refused, since the source had another one."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -142,6 +145,10 @@ class History:
                 # Which delete it was is not known, only that it was none from before it began.
                 own = key.next_absent(deleting.pop(record.key, place) + 1)
                 reached = None if own is None else max(own, place)
+            elif record.saw is Saw.REFUSED:
+                based = None if record.row is None else key.places.get(record.row.mark)
+                later = None if based is None else max(based + 1, place)
+                reached = None if later is None or later >= len(key.states) else later
             elif record.row is None:
                 reached = key.next_absent(place)
             else:
@@ -184,6 +191,7 @@ def _fault(
         Saw.LATE: "showed",
         Saw.WROTE: "was told of",
         Saw.DELETED: "was told to have deleted",
+        Saw.REFUSED: "was refused what was built on",
     }
     row = "absent" if record.row is None else f"{record.row.mark} v{record.row.version}"
     before = None if place == BEFORE else key.states[place]

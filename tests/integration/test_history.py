@@ -72,6 +72,19 @@ def test_absent_although_the_source_never_lost_it() -> None:
     assert reads(1, AGAIN, None) == 1
 
 
+def test_refusal_after_which_what_was_built_on_is_shown_is_a_fault() -> None:
+    refused = (Saw.READ, 1, ONE), (Saw.REFUSED, 1, ONE)
+    assert faults(*refused, (Saw.READ, 1, TWO)) == 0
+    assert faults(*refused, (Saw.READ, 1, None)) == 0
+    assert faults(*refused, (Saw.READ, 1, ONE)) == 1
+    assert faults((Saw.READ, 1, TWO), (Saw.REFUSED, 1, ONE), (Saw.READ, 1, TWO)) == 0
+
+
+def test_refusal_although_nothing_newer_was_there_is_a_fault() -> None:
+    assert faults((Saw.READ, 1, AGAIN), (Saw.REFUSED, 1, AGAIN)) == 1
+    assert faults((Saw.READ, 2, FRESH), (Saw.REFUSED, 2, FRESH), at=999.0) == 1
+
+
 def test_not_reading_what_was_written() -> None:
     assert faults((Saw.WROTE, 1, TWO), (Saw.READ, 1, TWO)) == 0
     assert faults((Saw.WROTE, 1, TWO), (Saw.READ, 1, None)) == 0  # deleted by somebody since

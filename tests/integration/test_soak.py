@@ -53,6 +53,9 @@ async def test_it_holds(
     for life in itertools.chain(*result.lives):
         counted.update(life.counted())
     assert min(counted[what] for what in ("reads", "writes", "conflicts", "loads")) > 0, told
+    assert result.spoiled > 0, told
+    for what in ("hot writes", "hot conflicts"):
+        assert report.as_json(result)["counts"][what] > 0, told
     assert "S1-S5, L1 and memory hold (seed 7)." in told
     assert report.as_json(result)["ok"]
 

@@ -74,8 +74,12 @@ class Life:
             "members": report["node"]["members"],
             **{f"bytes {what}": size for what, size in report["kept"].items()},
             **{
-                f"rows of {name}": repository["info"]["entities"]
+                f"{what} of {name}": repository[part][figure]
                 for name, repository in report["status"].get("repositories", {}).items()
+                for what, part, figure in (
+                    ("rows", "info", "entities"),
+                    ("quarantined", "stats", "quarantined"),
+                )
             },
         }.items():
             self.most[what] = max(self.most.get(what, 0), size)

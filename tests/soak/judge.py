@@ -20,6 +20,7 @@ from ..integration.rows import Rows
 from .fleet import Fleet, Life
 from .record import records_in
 from .settings import HEARTBEAT, Settings
+from .workload import BAD
 
 RETURN_SECONDS: Final = 60.0
 """Until every link is there again after the last fault: to a broker a node tries every 5 s and waits 3 for an answer, a
@@ -131,7 +132,11 @@ async def _links(fleet: Fleet) -> list[str]:
         if not status["broker"]["up"]:
             told.append(f"{life.name}: broker: {status['broker']['failure']}")
         for name, repository in status["repositories"].items():
-            causes = {kind: why for kind, why in repository["causes"].items() if kind != "events"}
+            causes = {
+                kind: why
+                for kind, why in repository["causes"].items()
+                if kind not in ("events", "rows")
+            }
             if causes or repository["state"] in ("cold", "loading"):
                 told.append(f"{life.name}, {name}: {repository['state']} {causes}")
     return told
@@ -228,6 +233,8 @@ def judge_life(
     bounds = {
         "rows of whole": settings.keys,
         "rows of lookup": settings.held,
+        "quarantined of whole": BAD,
+        "quarantined of lookup": BAD,
         "unsent": OUTBOX * len(histories),
         "bytes to be sent again": RING_BYTES * len(histories),
     }

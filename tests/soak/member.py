@@ -29,7 +29,7 @@ from ..integration.rows import Row, table_named
 from ..integration.watch import Watch
 from .record import Recorder
 from .settings import HEARTBEAT, Member
-from .workload import Workload
+from .workload import BAD, Workload, bad_keys
 
 WHOLE: Final = "whole"
 LOOKUP: Final = "lookup"
@@ -73,10 +73,12 @@ class Part:
 
     async def shown(self) -> dict[int, Shown]:
         """All rows as an application gets them now."""
+        good, bad = range(self._keys - BAD), bad_keys(self._keys)
+        found: dict[int, Row | None] = {key: await self.work.get_bad(key) for key in bad}
         if self._whole:
-            found = {key: self.repository.peek(key) for key in range(self._keys)}
+            found |= {key: self.repository.peek(key) for key in good}
         else:
-            found = dict(await self.work.get_many(range(self._keys)))
+            found |= await self.work.get_many(good)
         return {key: Shown(row.mark, row.version) for key, row in found.items() if row is not None}
 
 

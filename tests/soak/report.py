@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any, Final
 
@@ -42,6 +43,8 @@ def as_json(result: Result) -> dict[str, Any]:
         "record_bytes": result.disk,
         "commits": verdict.commits,
         "changed_by_sql": result.changes,
+        "spoiled_by_sql": result.spoiled,
+        "counts": dict(_counts(result)),
         "links_back_seconds": verdict.returned,
         "agreed_seconds": verdict.agreed,
         "equal_to_source_seconds": verdict.true,
@@ -81,13 +84,16 @@ def as_text(result: Result) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     )
+    counts = _counts(result)
     harm = Counter(str(fault.kind) for fault in result.faults)
     told = [
         table,
         "RSS in MiB, of each node's longest life, from after the warm-up.",
         f"{len(result.faults)} faults: {', '.join(f'{count} {kind}' for kind, count in harm.most_common())}",
         (
-            f"{verdict.commits:,} commits, {result.changes:,} of them by SQL; {verdict.records:,} records of what was"
+            f"{verdict.commits:,} commits, {result.changes:,} of them by SQL, which spoiled {result.spoiled:,} rows;"
+            f" {counts['hot writes']:,} writes of hot keys and {counts['hot conflicts']:,} refused ones;"
+            f" {counts['quarantined']:,} reads of quarantined rows; {verdict.records:,} records of what was"
             f" served, {result.disk / 2**20:.1f} MiB"
         ),
         (
@@ -105,6 +111,14 @@ def as_text(result: Result) -> str:
         told += verdict.faults[:MOST_FAULTS]
         told.append(f"{len(verdict.faults)} faults found (seed {result.settings.seed}).")
     return "\n".join(told)
+
+
+def _counts(result: Result) -> Counter[str]:
+    """What all lives have counted of their work."""
+    counts: Counter[str] = Counter()
+    for life in itertools.chain(*result.lives):
+        counts.update(life.report.get("counts", {}))
+    return counts
 
 
 def _row(name: str, lives: list[Life]) -> tuple[str, ...]:

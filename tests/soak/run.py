@@ -42,6 +42,8 @@ class Result:
     faults: list[Fault]
     changes: int
     """By SQL."""
+    spoiled: int
+    """Of these, the ones that made a row that no node can hold."""
     disk: int
     """Bytes of records."""
 
@@ -81,6 +83,7 @@ async def soak(
             async with _beside(outside.run()):
                 await harm.run(faults)
                 await asyncio.sleep(max(0.0, began + settings.seconds - time.monotonic()))
+            await outside.mend()
             say("the last fault is over, and nobody writes any more")
             verdict.faults += [f"run: {told}" for told in fleet.ended_by_themselves()]
             await asyncio.gather(*(_rest(life, verdict) for life in fleet))
@@ -95,7 +98,7 @@ async def soak(
             disk += sum(path.stat().st_size for path in life.records.values() if path.exists())
             await asyncio.to_thread(judge_life, life, settings, histories, verdict)
         lives = [slot.lives for slot in fleet.slots]
-        return Result(settings, verdict, lives, harm.done, outside.changes, disk)
+        return Result(settings, verdict, lives, harm.done, outside.changes, outside.spoiled, disk)
 
 
 async def _rest(life: Life, verdict: Verdict) -> None:

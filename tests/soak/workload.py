@@ -1,7 +1,8 @@
 """What an application does with a repository: it reads in every way there is, and it writes, against others.
 
 Everything that a read returns is noted, and each writer has keys of its own on this node, so that what one of them was
-told comes in order; the other nodes' writers have the same keys.
+told comes in order; the other nodes' writers have the same keys. The last keys are special: `hot_keys` are written by
+all nodes as often as they can, and rows under `bad_keys` are spoiled by SQL (`outside`), so that no node can hold them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from imperfect_dollop import (
     ConflictError,
     EntityExistsError,
     EntityNotFoundError,
+    InvalidEntityError,
     LoadTimeoutError,
     NotReadyError,
     Repository,
@@ -41,6 +43,15 @@ FILLER: Final = "x" * 200
 DISPUTED: Final = 20
 """Keys that a third of the writes are about, so that nodes get in each other's way."""
 
+HOT: Final = 2
+"""Keys that a writer of each node does nothing but write, so that many nodes write them at once."""
+
+HOT_SHARE: Final = 0.25
+"""Of the pause of other writers, that of the one of the hot keys."""
+
+BAD: Final = 4
+"""Keys whose rows are spoiled now and then."""
+
 WRITERS: Final = 2
 READERS: Final = 2
 READ_PAUSE: Final = 0.02
@@ -52,6 +63,16 @@ SOME: Final = 10
 
 MOST_UNEXPECTED: Final = 10
 """Errors that nobody had foreseen and that are kept to be shown."""
+
+
+def bad_keys(keys: int) -> range:
+    """Those of so many keys whose rows are spoiled now and then."""
+    return range(keys - BAD, keys)
+
+
+def hot_keys(keys: int) -> range:
+    """Those of so many keys that all nodes write."""
+    return range(keys - BAD - HOT, keys - BAD)
 
 
 class Workload:
@@ -72,6 +93,8 @@ class Workload:
         self._watch = watch
         self._whole = whole
         self._keys = keys
+        self._good = keys - BAD
+        self._hot = hot_keys(keys)
         self._pause = pause
         self._name = name
         self._chance = chance
@@ -85,8 +108,9 @@ class Workload:
         """Until `rest` is called."""
         async with asyncio.TaskGroup() as group:
             for first in range(WRITERS):
-                mine = range(first, self._keys, WRITERS)
+                mine = range(first, self._hot.start, WRITERS)
                 group.create_task(self._again(partial(self._write, mine), self._pause))
+            group.create_task(self._again(self._write_hot, HOT_SHARE * self._pause))
             for _ in range(READERS):
                 group.create_task(self._again(self._read, READ_PAUSE))
             group.create_task(self._again(self._upkeep, UPKEEP_PAUSE))
@@ -142,6 +166,26 @@ class Workload:
             await self._update(held)
         self.counts["writes"] += 1
 
+    async def _write_hot(self) -> None:
+        """Write what others write too, and read it at once: the own write, the one in the way, or something newer."""
+        key = self._chance.choice(self._hot)
+        held = await self._get(key)
+        if held is None:
+            self._wrote(await self._repository.create(Row(key, self._mark(), FILLER)))
+            return
+        try:
+            await self._update(held)
+        except (ConflictError, EntityNotFoundError) as error:
+            of_version = not isinstance(error, ConflictError) or error.reason == "version"
+            # With a note it says that the row in the way could not be read.
+            if of_version and not getattr(error, "__notes__", []):
+                self._watch.note(Saw.REFUSED, key, held)
+                await self._get(key)
+                self.counts["hot conflicts"] += 1
+            raise
+        self.counts["writes"] += 1
+        self.counts["hot writes"] += 1
+
     # A write that was acknowledged is read at once: a node reads what it has written.
 
     async def _update(self, row: Row) -> None:
@@ -168,6 +212,18 @@ class Workload:
                 self._watch.look(key)
         except (NotReadyError, ClosedError):
             return
+        except InvalidEntityError:
+            if key < self._good:
+                raise
+            self.counts["quarantined"] += 1
+
+    async def get_bad(self, key: int) -> Row | None:
+        """A row that may be quarantined; ``None`` if it is."""
+        try:
+            return await self._get(key)
+        except InvalidEntityError:
+            self.counts["quarantined"] += 1
+            return None
 
     async def _get(self, key: int) -> Row | None:
         self.counts["reads"] += 1
@@ -179,16 +235,18 @@ class Workload:
     async def _read(self) -> None:
         dice = self._chance.random()
         if dice < 0.5:
-            await self._get(self._chance.randrange(self._keys))
+            await self._get(self._chance.randrange(self._good))
+        elif dice < 0.55:
+            await self.get_bad(self._chance.choice(bad_keys(self._keys)))
         elif dice < 0.7:
             self.look(self._chance.randrange(self._keys))
         elif dice < 0.97 or not self._whole:
-            await self.get_many(self._chance.sample(range(self._keys), SOME))
+            await self.get_many(self._chance.sample(range(self._good), SOME))
         else:
             self.counts["reads"] += 1
-            began = [self._watch.began(key) for key in range(self._keys)]
+            began = [self._watch.began(key) for key in range(self._good)]
             rows = {row.id: row for row in await self._repository.get_all()}
-            for key in range(self._keys):
+            for key in range(self._good):
                 self._watch.answered(key, rows.get(key), began[key])
 
     async def get_many(self, keys: Iterable[int]) -> dict[int, Row]:
