@@ -27,6 +27,7 @@ from imperfect_dollop.replica import (
     holding,
     loads,
     members,
+    own_writes,
     progress,
     replica,
     rules,
@@ -583,6 +584,33 @@ def _contained(swap: Swap) -> None:
         return contains
 
     swap(replica.Replica, "contains", make)
+
+
+@ablation(
+    "refused", "after a refusal the row is read again in the background, and nobody waits for that"
+)
+def _refused(swap: Swap) -> None:
+    def make(held: Any) -> Any:
+        def refused(self: Any, write: Any, key: Any, now: float) -> Any:
+            effects = held(self, write, key, now)
+            self.no_longer_awaited(write, key)
+            return effects
+
+        return refused
+
+    swap(replica.Replica, "refused", make)
+
+
+@ablation("own-writes", "a write that rivals have overtaken returns at once")
+def _own_writes(swap: Swap) -> None:
+    swap(replica.Replica, "shows", lambda held: lambda self, write, key: True)
+
+
+@ablation(
+    "frozen", "events change what is held for a key while a write of this node waits to be shown"
+)
+def _frozen(swap: Swap) -> None:
+    swap(own_writes.Unshown, "__contains__", lambda held: lambda self, key: False)
 
 
 @ablation("answers", "a sibling's re-read is taken for the answer to any doubt")

@@ -3,7 +3,7 @@
 For each key the source went through a row of states; what one run of a node shows of it walks along that row and
 never backwards. That is S1 (there is such a state), S2 and S3 (not backwards), S4 (where a key was there from the
 beginning, "absent" is no state before its first delete) and S5 (an acknowledged write is a step that the walk has
-made).
+made, and so is the state in which the source has refused a write).
 """
 
 from __future__ import annotations
@@ -113,6 +113,12 @@ class Judge:
         """A write of a node was acknowledged: from now on it reads that, or what came later."""
         process.walked[key] = max(process.walked[key], place)
         process.wrote[key] = max(process.wrote.get(key, BEFORE), place)
+        process.shown.pop(key, None)
+        self.look(process)
+
+    def refused(self, process: Process, key: int, place: int) -> None:
+        """The source has refused a write in this state: from now on the node reads that, or what came later."""
+        process.walked[key] = max(process.walked[key], place)
         process.shown.pop(key, None)
         self.look(process)
 

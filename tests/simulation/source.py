@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -20,7 +21,17 @@ from imperfect_dollop.errors import ConflictError, EntityExistsError, EntityNotF
 from .loop import HOST, Host, SimLoop, draw
 from .plan import Plan
 
-__all__ = ["BEFORE", "FORMER", "Database", "Row", "RowTwo", "SimSource", "State", "Trouble"]
+__all__ = [
+    "BEFORE",
+    "FORMER",
+    "REFUSALS",
+    "Database",
+    "Row",
+    "RowTwo",
+    "SimSource",
+    "State",
+    "Trouble",
+]
 
 R = TypeVar("R")
 
@@ -31,6 +42,9 @@ GIVEN_UP: Final = frozenset(
     {"source-hangs", "source-slow", "hung", "locked", "freeze", "freeze-long", "cut-long"}
 )
 """Faults in which a call may take longer than a node waits for it."""
+
+REFUSALS: Final = (ConflictError, EntityExistsError, EntityNotFoundError)
+"""What a write raises that is not done."""
 
 BEFORE: Final = -1
 """The state of a key before the source ever had it: absent."""
@@ -131,6 +145,8 @@ class Database:
         )
         self.unannounced: list[str] = []  # commits that no node can know of
         self.outcomes: dict[str, int] = {}  # by operation: the place that its write made
+        # By operation: the place of the key's state when its write was refused.
+        self.refusals: dict[str, int] = {}
         self.writing: dict[
             Host, int
         ] = {}  # how many writes of a host were committed, and not answered
@@ -140,6 +156,15 @@ class Database:
         # Whether nobody gives up a call: then a commit of a client that lives is one that its node can know of.
         self.patient = not any(step.what in GIVEN_UP for step in plan.steps)
         self.pad = "x" * plan.pad
+
+    @contextmanager
+    def refusing(self, key: int, operation: str) -> Iterator[None]:
+        """Note the state of the key if the block refuses a write of it."""
+        try:
+            yield
+        except REFUSALS:
+            self.refusals[operation] = len(self.line(key).states) - 1
+            raise
 
     def line(self, key: int) -> Line:
         return self.lines.setdefault(key, Line())
@@ -394,7 +419,8 @@ class SimSource:
         database, operation = self._database, self._operation()
 
         def work() -> None:
-            database.outcomes[operation] = database.delete(key, version, operation)
+            with database.refusing(key, operation):
+                database.outcomes[operation] = database.delete(key, version, operation)
 
         await database.call("delete", operation, work, write=True)
 
@@ -402,7 +428,8 @@ class SimSource:
         database, operation = self._database, self._operation()
 
         def work() -> Any:
-            record, place = commit(operation)
+            with database.refusing(key, operation):
+                record, place = commit(operation)
             database.outcomes[operation] = place
             return self._made(key, record)
 

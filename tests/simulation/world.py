@@ -29,7 +29,7 @@ from .hostile import STRANGER, forged
 from .judge import BrokenPromiseError, Judge
 from .loop import Host, LivelockError, SimLoop, draw, simulated, swept
 from .plan import Plan, Step
-from .source import BEFORE, FORMER, Database, Row, RowTwo, SimSource, Trouble
+from .source import BEFORE, FORMER, REFUSALS, Database, Row, RowTwo, SimSource, Trouble
 from .story import Story
 
 __all__ = ["Process", "Verdict", "run"]
@@ -315,6 +315,10 @@ class World:
         except DollopError as error:
             text = f"{what}: {type(error).__name__} {str(error)[:80]}"
             self.tell(name, lambda: text)
+            place = self.database.refusals.get(OPERATION.get())
+            # With a note it says that the row could not be read again.
+            if isinstance(error, REFUSALS) and place is not None and not _noted(error):
+                self.judge.refused(process, step.key, place)
         except asyncio.CancelledError:
             if step.how != "cancelled":
                 self.broken.append(
@@ -882,6 +886,10 @@ _FAULTS: Final[dict[str, tuple[Begin, Begin | None]]] = {
     "save": (lambda world, step: world.database.save(), None),
     "restore": (lambda world, step: world.database.restore(), None),
 }
+
+
+def _noted(error: Exception) -> bool:
+    return bool(getattr(error, "__notes__", []))
 
 
 class _Errors(logging.Handler):

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -30,7 +30,7 @@ from imperfect_dollop.replica.own_writes import Unshown
 from imperfect_dollop.replica.stamp import Stamp
 from imperfect_dollop.source import SOURCE_VERBS
 
-from .builders import NOW, Row, doubts, give, holds, make, stamp, update
+from .builders import NOW, ROWS, Row, doubts, give, holds, make, reread, stamp, update
 from .clockwork import clockwork
 from .school import SchoolSource, Student, eventually, repository, settled, soon
 
@@ -49,22 +49,22 @@ class SlowTable:
         self.latency = latency
         self.versioned = versioned
 
-    async def load(self, key: int) -> Row:
+    async def load(self, key: int, /) -> Row:
         await asyncio.sleep(self.latency / 2)
         row = self.states[-1]
         await asyncio.sleep(self.latency / 2)
         return dataclasses.replace(row)
 
-    async def load_many(self, keys: list[int]) -> list[Row]:
+    async def load_many(self, keys: Sequence[int], /) -> list[Row]:
         return [await self.load(key) for key in keys]
 
     async def load_all(self) -> AsyncIterator[list[Row]]:
         yield [await self.load(1)]
 
-    async def create(self, row: Row) -> Row:
+    async def create(self, row: Row, /) -> Row:
         raise EntityExistsError("the row is there")
 
-    async def update(self, row: Row) -> Row:
+    async def update(self, row: Row, /) -> Row:
         await asyncio.sleep(self.latency / 2)
         last = self.states[-1].version
         if self.versioned and row.version != last:
@@ -73,7 +73,7 @@ class SlowTable:
         await asyncio.sleep(self.latency / 2)
         return dataclasses.replace(self.states[-1], text=row.text, version=last + self.versioned)
 
-    async def delete(self, key: int, version: int | None) -> None:
+    async def delete(self, key: int, version: int | None, /) -> None:
         raise ConflictError("rows stay", reason="other")
 
     def place(self, text: str) -> int:
@@ -361,7 +361,7 @@ class Settings:
         self.row = Setting(1, "colours", {"sky": "blue"})
         self.calls: list[str] = []
         self.failure: Exception | None = None
-        self.answer: Callable[[Setting], Any] = copy.deepcopy
+        self.answer: Callable[[Setting], Setting] = copy.deepcopy
 
     async def load(self, key: int, /) -> Setting | None:
         self.calls.append("load")
@@ -556,6 +556,25 @@ def test_read_that_events_overtake_is_held_while_an_own_write_waits() -> None:
     assert counts
     assert event is not None
     assert {S1, stamp(1, 2), stamp(1, 3)} - {S1} <= set(event.answers)
+
+
+def test_read_after_a_refusal_that_events_overtake_is_told_by_the_next_read() -> None:
+    replica = make()
+    replica.table.put(1, Row(1, 1, "first"), S1)
+    write = replica.begin_write(1)
+    replica.refused(write, 1, NOW + 50)
+    replica.end_write(write)
+    load = replica.begin_load(NOW + 60)
+    give(replica, update(Row(1, 2, "rival"), 2, S1))
+    # Somebody has changed the row by SQL, which no event tells.
+    assert replica.loaded(load, 1, Row(1, 3, "by SQL")) == (False, None)
+    replica.end_load(load)
+    assert holds(replica, Row(1, 3, "by SQL"))
+    assert replica.shows(write, 1)
+    counts, event = reread(replica, 1, Row(1, 3, "by SQL"), 70)
+    assert counts
+    assert event is not None
+    assert event.content == ROWS.encode(Row(1, 3, "by SQL"))
 
 
 def test_bad_row_that_events_overtake_is_quarantined_while_an_own_write_waits() -> None:
