@@ -301,8 +301,19 @@ _FOREIGN: Final[dict[str, Callable[[Any], Scalar]]] = {
 
 
 def name_of(kind: type) -> str:
-    """What a class is called on the wire."""
-    return f"{kind.__module__}:{kind.__qualname__}"
+    """What a class is called on the wire.
+
+    The module that a process was started with has another name in processes that import it (``python -m app``), or
+    that ``multiprocessing`` spawns: the name is made that of the module itself.
+    """
+    module = kind.__module__
+    if module in _MAIN_MODULES:
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        module = "__main__" if spec is None else spec.name
+    return f"{module}:{kind.__qualname__}"
+
+
+_MAIN_MODULES: Final = frozenset({"__main__", "__mp_main__"})
 
 
 def foreign_scalar(kind: type) -> Scalar | None:

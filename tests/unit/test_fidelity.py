@@ -10,7 +10,9 @@ import decimal
 import enum
 import functools
 import hashlib
+import importlib.machinery
 import itertools
+import sys
 import uuid
 import zoneinfo
 from typing import Any
@@ -353,6 +355,29 @@ def test_codec_copy_of_a_counter_has_no_attributes_of_its_own() -> None:
     codec = EntityCodec(Remark)
     copy = codec.decode(codec.verify(Remark(1, Noted("a"), collections.Counter("a"))))
     assert vars(copy.counts) == {}
+
+
+@pytest.mark.parametrize(("started", "imported"), [(None, "__mp_main__"), ("app.main", "app.main")])
+def test_codec_derived_class_of_the_started_module_is_known_where_the_module_is_imported(
+    monkeypatch: pytest.MonkeyPatch, started: str | None, imported: str
+) -> None:
+    def module(name: str) -> tuple[type[Any], type[Any]]:
+        base = dataclasses.make_dataclass("Base", [("x", int)], namespace={"__module__": name})
+        derived = dataclasses.make_dataclass(
+            "Derived", [("y", int)], bases=(base,), namespace={"__module__": name}
+        )
+        row = dataclasses.make_dataclass(
+            "Row", [("id", int), ("base", base)], namespace={"__module__": name}
+        )
+        return row, derived
+
+    spec = None if started is None else importlib.machinery.ModuleSpec(started, None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    (here, derived), (there, derived_there) = module("__main__"), module(imported)
+    content = EntityCodec(here).verify(here(1, derived(2, 3)))
+    copy = EntityCodec(there).decode(content)
+    assert type(copy.base) is derived_there
+    assert (copy.base.x, copy.base.y) == (2, 3)
 
 
 def noted(text: str) -> Noted:
