@@ -112,7 +112,7 @@ def _core_schema(
         ref=_reference(source),
         metadata={SOURCE: source},
         serialization=core_schema.plain_serializer_function_ser_schema(
-            _serializer(_class_of(source)), info_arg=True
+            _serializer(_class_of(source)), info_arg=True, when_used="json"
         ),
     )
 
@@ -179,7 +179,7 @@ def _serialize_as_itself(value: Any, info: core_schema.SerializationInfo) -> Any
 _serializer_of_any: Final = SchemaSerializer(
     core_schema.any_schema(
         serialization=core_schema.plain_serializer_function_ser_schema(
-            _serialize_as_itself, info_arg=True
+            _serialize_as_itself, info_arg=True, when_used="json"
         )
     )
 )

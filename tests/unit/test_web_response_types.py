@@ -173,6 +173,14 @@ async def test_struct_inside_of_a_pydantic_model_is_serialised_and_described() -
     assert found["Report"]["properties"]["pupil"] == {"$ref": "#/components/schemas/Pupil"}
 
 
+async def test_struct_inside_of_a_pydantic_model_stays_an_object_in_a_python_dump() -> None:
+    class Report(BaseModel):
+        pupil: Pupil
+        anything: Any = None
+
+    assert Report(pupil=ADA, anything=ADA).model_dump() == {"pupil": ADA, "anything": ADA}
+
+
 async def test_pydantic_entity_is_serialised_by_its_own_serializers() -> None:
     class Account(BaseModel):
         id: int
