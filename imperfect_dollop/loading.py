@@ -21,7 +21,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 ATTEMPTS: Final = 3
-"""Reads of a key that events overtake before the last one is handed out, but not kept."""
+"""Reads of a key that events overtake before the last one is handed out, but not kept. If the key is held, the second
+read is kept, see `own_writes`."""
 
 
 class KeyLoads(Flights[K, V], Generic[K, V]):
@@ -52,15 +53,28 @@ class KeyLoads(Flights[K, V], Generic[K, V]):
         table = self._replica.table
         found: dict[K, V | None] = {}
         left = list(keys)
+        awaited: dict[K, int] = {}
         try:
             for _ in range(ATTEMPTS):
                 left = await self._read_once(left, found)
+                for key in [key for key in left if key in awaited]:
+                    if self._replica.shows(key, awaited[key]):
+                        left.remove(key)
+                        self._held(key)
+                        if self._upkeep.in_doubt(key):
+                            self._upkeep.doubt([key])
                 if not left:
                     break
+                for key in left:
+                    if key not in awaited and (self._replica.whole or key in table.live):
+                        awaited[key] = self._replica.await_read(key, time.time())
         except DollopError as error:
             if not isinstance(error, InvalidEntityError):
                 self._upkeep.health.failed(error)
             raise
+        finally:
+            for key, moment in awaited.items():
+                self._replica.no_longer_awaited(key, moment)
         self._upkeep.health.answered()
         for key in keys:
             if table.stamp(key) is not ABSENT:  # an event may have brought something newer

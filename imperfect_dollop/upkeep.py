@@ -459,8 +459,20 @@ class Upkeep(Generic[K, V]):
                 self.replica.unsettled(key)
             try:
                 await self.reread(some)
+                await self._read_until_shown([key for key in some if key in self.replica.disputes])
             finally:  # failed, or cancelled: what may have been changed is still to be read
                 self.doubt([key for key in some if key in self.replica.disputes])
+
+    async def _read_until_shown(self, keys: Sequence[K]) -> None:
+        """Read keys until this node shows what the source has from now on, whatever events arrive; see `own_writes`."""
+        replica = self.replica
+        awaited = {key: replica.await_read(key, time.time()) for key in keys}
+        try:
+            while left := [key for key in keys if not replica.shows(key, awaited[key])]:
+                await self.reread(left)
+        finally:
+            for key, moment in awaited.items():
+                replica.no_longer_awaited(key, moment)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 

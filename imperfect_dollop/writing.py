@@ -245,7 +245,7 @@ class Writer(Generic[K, V]):
         try:
             done = finish()
         except DollopError as error:
-            if key is not None and not self._replica.shows(write, key):
+            if key is not None and not self._replica.shows(key, write.answered):
                 try:
                     await self._in_background(lambda: self._show_refused(key, write))
                 except DollopError as failure:
@@ -254,7 +254,7 @@ class Writer(Generic[K, V]):
                         f" row: {failure}"
                     )
             raise
-        if not self._replica.shows(write, done.key):
+        if not self._replica.shows(done.key, write.answered):
             await self._in_background(lambda: self._show_written(done.key, write))
         return done.result
 
@@ -392,7 +392,7 @@ class Writer(Generic[K, V]):
             self._stats.conflicts += isinstance(error, ConflictError)
             if key is not None:
                 effects = self._replica.refused(write, key, time.time())
-                if self._replica.shows(write, key):
+                if self._replica.shows(key, write.answered):
                     self._upkeep.take(effects)
             raise
         except DollopError as error:
@@ -506,7 +506,7 @@ class Writer(Generic[K, V]):
         """Read a key until this node shows what the source had after a write, or something newer."""
         try:
             with anyio.move_on_after(self._timeout):
-                while not self._replica.shows(write, key):
+                while not self._replica.shows(key, write.answered):
                     await self._rereads.join(key)
                 self._held(key)
                 return
@@ -518,7 +518,7 @@ class Writer(Generic[K, V]):
             self._upkeep.take([Reread((key,))])  # in the background, until it succeeds
             raise
         finally:
-            self._replica.no_longer_awaited(write, key)
+            self._replica.no_longer_awaited(key, write.answered)
 
     async def _reread(self, keys: tuple[K, ...]) -> dict[K, None]:
         await self._upkeep.reread(keys)

@@ -7,7 +7,8 @@ listed here, only reads of this node and its own writes change what is held for 
 as doubt. So one read is enough, however many rivals write the key; the doubt that they leave behind is settled in the
 background.
 
-The same wait follows a write that the source refused, so that the next read of the key shows why.
+The same wait follows a write that the source refused, so that the next read of the key shows why; and it makes reads
+that a caller asks for (`invalidate`, `max_staleness`) end, if events have overtaken the first one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ K = TypeVar("K")
 
 
 class _Waiting:
-    """The hybrid times of the writes of one key, and the time of the last change of what is held for the key."""
+    """The hybrid times that callers wait for, and the time of the last change of what is held for the key."""
 
     __slots__ = ("changed", "times")
 
@@ -30,7 +31,7 @@ class _Waiting:
 
 
 class Unshown(Generic[K]):
-    """The keys of these writes. Each write has a caller that waits, so there are no more entries than callers."""
+    """The keys of these writes and reads. Each has a caller that waits, so callers bound the number of entries."""
 
     __slots__ = ("_waiting",)
 

@@ -164,20 +164,23 @@ class Replica(Generic[K, V]):
         # since those of a row that is created again start over. What is shown stays until the source was asked,
         # which the writer waits for.
         self.disputes.wrote(key, stamp, self.clock.time)
-        self._await_read(write, key, stamp.time)
+        write.answered = stamp.time
+        self.holding.unshown.add(key, write.answered)
         return event, [self.holding.in_doubt(key)]
 
-    def _await_read(self, write: Write, key: K, answered: int) -> None:
-        write.answered = answered
-        self.holding.unshown.add(key, answered)
+    def await_read(self, key: K, now: float) -> int:
+        """A caller waits until this node shows what the source has from now on; returns the hybrid time for `shows`."""
+        moment = self.clock.tick(now)
+        self.holding.unshown.add(key, moment)
+        return moment
 
-    def shows(self, write: Write, key: K) -> bool:
-        """Whether what is held for the key is at least as new as the source's answer to this write."""
-        return not self.holding.unshown.waits(key, write.answered)
+    def shows(self, key: K, moment: int) -> bool:
+        """Whether what is held for the key is at least as new as what the source had at this awaited moment."""
+        return not self.holding.unshown.waits(key, moment)
 
-    def no_longer_awaited(self, write: Write, key: K) -> None:
-        """The caller of this write does not wait any more until it is shown."""
-        self.holding.unshown.drop(key, write.answered)
+    def no_longer_awaited(self, key: K, moment: int) -> None:
+        """The caller does not wait any more."""
+        self.holding.unshown.drop(key, moment)
 
     def unsure(self, key: K) -> list[Effect]:
         """A write has failed, and whether the source has it is not known: loads begun before do not tell."""
@@ -189,7 +192,7 @@ class Replica(Generic[K, V]):
         """The source has not done a write, since the row is not what it was taken for."""
         self.window.touch(key)
         if self.whole or key in self.table.live:  # else the next read asks the source
-            self._await_read(write, key, self.clock.tick(now))
+            write.answered = self.await_read(key, now)
         return [self.holding.doubt(key)]
 
     def unsettled(self, key: K) -> None:

@@ -593,7 +593,7 @@ def _refused(swap: Swap) -> None:
     def make(held: Any) -> Any:
         def refused(self: Any, write: Any, key: Any, now: float) -> Any:
             effects = held(self, write, key, now)
-            self.no_longer_awaited(write, key)
+            self.no_longer_awaited(key, write.answered)
             return effects
 
         return refused
@@ -603,7 +603,7 @@ def _refused(swap: Swap) -> None:
 
 @ablation("own-writes", "a write that rivals have overtaken returns at once")
 def _own_writes(swap: Swap) -> None:
-    swap(replica.Replica, "shows", lambda held: lambda self, write, key: True)
+    swap(replica.Replica, "shows", lambda held: lambda self, key, moment: True)
 
 
 @ablation(
@@ -611,6 +611,14 @@ def _own_writes(swap: Swap) -> None:
 )
 def _frozen(swap: Swap) -> None:
     swap(own_writes.Unshown, "__contains__", lambda held: lambda self, key: False)
+
+
+@ablation("invalidate", "an invalidate whose read events have overtaken returns at once")
+def _invalidate(swap: Swap) -> None:
+    async def nothing(self: Any, keys: Any) -> None:
+        pass
+
+    swap(upkeep.Upkeep, "_read_until_shown", lambda held: nothing)
 
 
 @ablation("answers", "a sibling's re-read is taken for the answer to any doubt")

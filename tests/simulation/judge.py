@@ -122,16 +122,17 @@ class Judge:
         process.shown.pop(key, None)
         self.look(process)
 
-    def read_again(self, process: Process, latest: dict[int, int]) -> None:
+    def read_again(self, process: Process, latest: dict[int, int], *, each: bool = False) -> None:
         """A node has read these keys again, at the earliest when they were in these states.
 
-        Those of which somebody has said something meanwhile are in doubt, and owed until they were read once more.
+        Those of which somebody has said something meanwhile are in doubt, and owed until they were read once more; not
+        if `each` was read until it was shown.
         """
         session = process.session
         if session is None or not session.replica.whole:
             return
         for key, place in list(latest.items()):
-            if session.upkeep.in_doubt(key):
+            if session.upkeep.in_doubt(key) and not each:
                 process.owed[key] = max(process.owed.get(key, place), place)
                 continue
             process.owed.pop(key, None)

@@ -394,7 +394,7 @@ class World:
     async def invalidate(self, process: Process, step: Step) -> None:
         latest = self._latest(process)
         await process.repository.invalidate(step.key)
-        process.judge.read_again(process, {step.key: latest[step.key]})
+        process.judge.read_again(process, {step.key: latest[step.key]}, each=True)
 
     def _latest(self, process: Process) -> dict[int, int]:
         """The state of each key as of now."""
