@@ -19,7 +19,7 @@ import msgspec
 
 from imperfect_dollop import filling, flight, membership, seat, session, sourcing, upkeep, writing
 from imperfect_dollop.broker import Gap
-from imperfect_dollop.errors import ClosedError, SourceUnavailableError
+from imperfect_dollop.errors import ClosedError, LoadTimeoutError, SourceUnavailableError
 from imperfect_dollop.replica import (
     buffer,
     comparison,
@@ -453,22 +453,23 @@ def _turn(swap: Swap) -> None:
 
 @ablation("settle", "a writer whose write raced with an event does not wait for the source's word")
 def _settle(swap: Swap) -> None:
-    async def settle(self: Any, key: Any, effects: Any) -> None:
-        self._upkeep.take(effects)
+    async def settle(self: Any, key: Any, write: Any) -> None:
+        self._replica.no_longer_awaited(key, write.answered)
+        self._upkeep.doubt([key])
 
-    swap(writing.Writer, "_settle", lambda held: settle)
+    swap(writing.Writer, "_show_written", lambda held: settle)
 
 
 @ablation("settle-fails", "a raced write that the source could not settle is said to be done")
 def _settle_fails(swap: Swap) -> None:
     def make(held: Any) -> Any:
-        async def settle(self: Any, key: Any, effects: Any) -> None:
-            with contextlib.suppress(SourceUnavailableError):
-                await held(self, key, effects)
+        async def settle(self: Any, key: Any, write: Any) -> None:
+            with contextlib.suppress(SourceUnavailableError, LoadTimeoutError):
+                await held(self, key, write)
 
         return settle
 
-    swap(writing.Writer, "_settle", make)
+    swap(writing.Writer, "_show_written", make)
 
 
 @ablation(
