@@ -122,6 +122,10 @@ class History:
         if commit.row.mark.startswith(self._seed):
             key.seeded = place
 
+    def places(self, key: int) -> dict[str, int]:
+        """The number of each state of a key, by its mark."""
+        return dict(self._keys[key].places)
+
     def faults(self, node: str, records: Iterable[Record]) -> list[str]:
         """What of a node's records contradicts the promises; each key's first contradiction."""
         found: dict[int, str] = {}
