@@ -264,13 +264,14 @@ async def test_a_delete_that_queued_before_a_clear_does_not_delete_a_later_versi
         rival = Student(1, "a rival's", version=9)
         source.put(rival)
         at_update.open()
+        await eventually(lambda: source.versions)
+        at_read.open()  # only now, so that the delete was of the version that was held
         with pytest.raises(ConflictError):
             await soon(updating)
         with pytest.raises(ConflictError):
             await soon(deleting)
         assert source.versions == [1]
         assert source.rows[1] == rival
-        at_read.open()
 
 
 async def test_a_write_that_waited_for_the_rows_while_the_node_left_is_refused() -> None:
