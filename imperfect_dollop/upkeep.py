@@ -415,12 +415,21 @@ class Upkeep(Generic[K, V]):
                 except InvalidEntityError:
                     self.doubt([key])
 
+    async def _found(self, keys: Sequence[K]) -> Found[K, V]:
+        """Read keys. If the source refuses to look for a key that is not held, there is no such row."""
+        try:
+            return await self._reader.load_many(keys)
+        except InvalidEntityError:
+            if len(keys) == 1 and keys[0] not in self.replica.table.live:
+                return Found()
+            raise
+
     async def _reread_together(self, keys: Sequence[K]) -> None:
         replica = self.replica
         load = replica.begin_load(time.time())
         try:
             with source_read(self._stats), self._doubts.reading(keys):
-                found = await self._reader.load_many(keys)
+                found = await self._found(keys)
             replica.answered(load, time.time())
             for key in keys:
                 fault, unsure = found.faults.get(key), replica.disputes.unsure(key)

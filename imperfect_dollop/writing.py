@@ -27,7 +27,7 @@ from .errors import (
     LoadTimeoutError,
 )
 from .flight import Flights
-from .replica.effects import Reread, Settled
+from .replica.effects import Reread
 from .replica.messages import Event, Kind
 from .replica.replica import Replica, Write
 from .source import RemovedRow
@@ -247,7 +247,7 @@ class Writer(Generic[K, V]):
         except DollopError as error:
             if key is not None and not self._replica.shows(key, write.answered):
                 try:
-                    await self._in_background(lambda: self._show_refused(key, write))
+                    await self._in_background(lambda: self._show(key, write))
                 except DollopError as failure:
                     error.add_note(
                         f"Nothing was written. Key {key!r} could not be read again, so this node may show an older"
@@ -490,17 +490,6 @@ class Writer(Generic[K, V]):
                 f"The write of key {key!r} was committed; it is shown when the source answers again."
             )
             raise
-
-    async def _show_refused(self, key: K, write: Write) -> None:
-        """The source has refused a write: read the row, so that the caller sees why."""
-        try:
-            await self._show(key, write)
-        except InvalidEntityError:
-            if key in self._replica.table.live:
-                raise
-            # The source refuses to look for such a key, so there is no row to show.
-            self._replica.forget(key)
-            self._upkeep.take([Settled((key,))])
 
     async def _show(self, key: K, write: Write) -> None:
         """Read a key until this node shows what the source had after a write, or something newer."""

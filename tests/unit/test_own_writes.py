@@ -22,6 +22,7 @@ from imperfect_dollop import (
     LoadTimeoutError,
     Node,
     Repository,
+    SourceUnavailableError,
 )
 from imperfect_dollop.brokers.memory import MemoryBroker
 from imperfect_dollop.codecs import EntityCodec
@@ -359,6 +360,9 @@ async def test_refusal_whose_caller_is_cancelled_is_looked_into_all_the_same() -
         assert repo.state == "ready"
 
 
+BIG = Student(2**40, "Eve")
+
+
 class PickySource(SchoolSource):
     """Refuses to be asked for keys that its column cannot hold."""
 
@@ -371,7 +375,7 @@ class PickySource(SchoolSource):
         return await super().create(entity)
 
     def _check(self, key: int) -> None:
-        if key >= 2**31:
+        if key >= 2**31 and self.failure is None:
             raise InvalidEntityError(f"the column cannot hold the key {key}")
 
 
@@ -379,16 +383,28 @@ async def test_write_of_a_key_that_the_source_refuses_to_look_for_leaves_nothing
     source = PickySource(ADA)
     async with repository(source) as repo:
         with pytest.raises(InvalidEntityError, match="cannot hold the key") as caught:
-            await repo.create(Student(2**40, "Eve"))
+            await repo.create(BIG)
         assert not getattr(caught.value, "__notes__", [])
         session = repo._session
         assert session is not None
         assert session.upkeep.clean
-        assert source.calls["load"] == 0
-        await eventually(lambda: repo.state == "ready")
         await settled()
-        assert source.calls["load"] == 1  # of a row that is there: the source works
-        assert repo.peek(1) == ADA
+        assert repo.stats.loads == 1
+        assert repo.state == "ready"
+        assert await repo.get(BIG.id) is None
+
+
+async def test_unknown_write_of_a_key_that_the_source_refuses_to_look_for_is_settled() -> None:
+    source = PickySource(ADA)
+    async with repository(source) as repo:
+        source.failure = OSError("the connection broke")
+        with pytest.raises(SourceUnavailableError):
+            await repo.create(BIG)
+        source.failure = None
+        session = repo._session
+        assert session is not None
+        await eventually(lambda: session.upkeep.clean and repo.state == "ready")
+        assert await repo.get(BIG.id) is None
 
 
 # -- rows that were changed in place -----------------------------------------------------------------
