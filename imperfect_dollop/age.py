@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable
 
+from .clock import monotonic
 from .freshness import due_after
 from .replica.stamp import seconds
 
@@ -36,7 +37,7 @@ class Age:
             return False
         self._confirmed = confirmed
         elapsed = max(0.0, time.time() - seconds(confirmed))
-        self._confirmed_at = time.monotonic() - elapsed
+        self._confirmed_at = monotonic() - elapsed
         self._due_in = self._draw()
         self.close()
         self.stale = False
@@ -50,7 +51,7 @@ class Age:
         """The age; ``None`` before the first complete read."""
         if self._confirmed == 0:
             return None
-        return max(0.0, time.monotonic() - self._confirmed_at)
+        return max(0.0, monotonic() - self._confirmed_at)
 
     def due(self, *, jitter: bool) -> float | None:
         """Seconds until it is to be read again, with or without `jitter` subtracted; ``None`` for never."""

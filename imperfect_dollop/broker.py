@@ -13,6 +13,9 @@ ways to carry bytes:
 A broker that joins only nodes of its own process may have a true attribute ``local``: then `Node` takes it without
 ``namespace=``.
 
+Its links may have an attribute ``alone``, true while no other link of the namespace is there: then a node that starts
+does not wait for siblings.
+
 A broker reports - *messages may be missing here* (`Gap`), *this link is lost* - and never decides: when to connect
 again, what a gap means and how it is repaired is decided once, for all brokers.
 """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Final, Generic, TypeVar
+
+from .clock import monotonic
 
 __all__ = ["LEAD_SECONDS", "REREAD_BATCH", "Doubts"]
 
@@ -45,7 +46,7 @@ class Doubts(Generic[K]):
             self._urgent[key] = None
         elif key not in self:
             if not self._waiting:  # one moment for all that come while it lasts
-                self._until = time.monotonic() + LEAD_SECONDS * random.random()
+                self._until = monotonic() + LEAD_SECONDS * random.random()
             self._waiting[key] = None
 
     def discard(self, key: K) -> None:
@@ -69,14 +70,14 @@ class Doubts(Generic[K]):
         """Seconds until there is something to read; ``None`` for never."""
         if self._ready():
             return 0.0
-        return max(0.0, self._until - time.monotonic()) if self._waiting else None
+        return max(0.0, self._until - monotonic()) if self._waiting else None
 
     def batch(self) -> list[K]:
         """The keys to read next."""
         return self._ready(REREAD_BATCH)
 
     def _ready(self, count: int = 1) -> list[K]:
-        if self._waiting and time.monotonic() >= self._until:
+        if self._waiting and monotonic() >= self._until:
             self._urgent.update(self._waiting)
             self._waiting.clear()
         return list(islice((key for key in self._urgent if key not in self._reading), count))

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from .broker import Link
+from .clock import monotonic
 from .errors import BrokerUnavailableError, ProtocolError
 from .letting_go import let_go
 from .replica.comparison import Comparison
@@ -39,7 +40,7 @@ BUSY: Final = "busy"
 
 async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -> None:
     """Send a copy, or what differs in it; raises `BrokerUnavailableError` when the joiner has gone."""
-    began = time.monotonic()
+    began = monotonic()
     try:
         async with link.send_transfer(address, timeout=TRANSFER_TIMEOUT) as transfer:
             for frame in donor.frames():
@@ -49,7 +50,7 @@ async def give(link: Link, donor: Donor[Any, Any], address: str, stats: Stats) -
                 await anyio.lowlevel.checkpoint()
         stats.snapshots_given += donor.whole
     finally:
-        stats.snapshot_seconds_given += time.monotonic() - began
+        stats.snapshot_seconds_given += monotonic() - began
 
 
 class Inquiry:
@@ -132,12 +133,12 @@ class Joining(Inquiry):
 
     async def take(self, link: Link, donor: str, name: str, address: str) -> list[Effect] | None:
         """Take a snapshot from `donor`, a member of this `name`; ``None`` if nothing came of it."""
-        began = time.monotonic()
+        began = monotonic()
         self._begin(donor, name, address)
         try:
             effects = await self._take(link)
         finally:
-            self._stats.snapshot_seconds += time.monotonic() - began
+            self._stats.snapshot_seconds += monotonic() - began
         if effects is not None:
             self._stats.snapshots += 1
         return effects

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+from .clock import monotonic
 from .errors import DollopError
 from .freshness import Backoff
 
@@ -27,7 +28,7 @@ class Health:
     @property
     def pause(self) -> float:
         """Seconds until it is asked again in the background; 0 or less for now."""
-        return self._not_before - time.monotonic()
+        return self._not_before - monotonic()
 
     @property
     def may_try(self) -> bool:
@@ -61,5 +62,5 @@ class Health:
         self.alive_since = None
         if self.may_try:  # many calls that fail at once are one failure
             self.failures += 1
-            self._not_before = time.monotonic() + self._backoff.failed(random.random())
+            self._not_before = monotonic() + self._backoff.failed(random.random())
         self._changed()

@@ -20,6 +20,7 @@ import anyio
 import anyio.lowlevel
 
 from .broker import Broker, Delivery, Gap, Link
+from .clock import monotonic
 from .errors import BrokerUnavailableError, ClosedError, ProtocolError
 from .freshness import Backoff
 from .pipeline import Outgoing, Pipeline
@@ -142,6 +143,11 @@ class Membership:
         return self._pipeline is not None
 
     @property
+    def alone(self) -> bool:
+        """Whether the broker knows that no other node has a link in this namespace."""
+        return getattr(self.link, "alone", False)
+
+    @property
     def away(self) -> str | None:
         """Why there is no link; ``None`` while there is one."""
         return None if self.up else self.failure or "not connected yet"
@@ -151,7 +157,7 @@ class Membership:
     @property
     def listened(self) -> float:
         """Seconds for which everything that was sent has arrived here; 0 while nothing does."""
-        return time.monotonic() - self._listening_since if self.listening else 0.0
+        return monotonic() - self._listening_since if self.listening else 0.0
 
     def wake(self) -> None:
         """There is something to send."""
@@ -263,19 +269,19 @@ class Membership:
                 if batch is not None:
                     idle = False
                     yield self._batch(seat, batch)
-            if time.monotonic() >= self._beat_due:
+            if monotonic() >= self._beat_due:
                 # What has a number is what the heartbeat vouches for.
                 while packed := [seat for seat in self._seats.values() if seat.packed]:
                     seat = packed[0]
                     if (batch := seat.next_batch()) is not None:
                         yield self._batch(seat, batch)
-                self._look_around(time.monotonic())
+                self._look_around(monotonic())
                 if not self.up:
                     return
                 beat = self._heartbeat()
                 yield Outgoing(encode(beat), functools.partial(self._beat_taken, beat.number))
             elif idle:
-                with anyio.move_on_after(max(0.0, self._beat_due - time.monotonic())):
+                with anyio.move_on_after(max(0.0, self._beat_due - monotonic())):
                     await self._work.wait()
 
     def _batch(self, seat: Seat, batch: Events) -> Outgoing:
@@ -288,7 +294,7 @@ class Membership:
 
     def _beat_taken(self, number: int) -> None:
         """From now on it can come back."""
-        self.members.beat(number, time.monotonic())
+        self.members.beat(number, monotonic())
 
     def _heartbeat(self) -> Heartbeat:
         self._beats += 1
@@ -365,7 +371,7 @@ class Membership:
 
     def _deliver(self, delivery: Delivery) -> int:
         """Take one delivery in; roughly how much work it was."""
-        self.members.anything(time.monotonic())
+        self.members.anything(monotonic())
         if isinstance(delivery, Gap):
             self._missed(delivery.reason)
             return 1
@@ -419,7 +425,7 @@ class Membership:
             if beat.number >= self._first_beat:  # only now is it certain that the link works
                 self._backoff.succeeded()
             if not self.listening:
-                self.listening, self._listening_since = True, time.monotonic()
+                self.listening, self._listening_since = True, monotonic()
                 for own in self._seats.values():
                     own.session.upkeep.donor_appeared()
             self._pulse()
@@ -428,7 +434,7 @@ class Membership:
         if before is not None and beat.number <= before.beat.number:
             return  # sent again
         copies_before = set() if before is None else _copies(before.beat)
-        if self.members.heard(beat, time.monotonic()):
+        if self.members.heard(beat, monotonic()):
             logger.info("%s: %s has joined", self.name, beat.name)
             self.beat_now()
         if beat.leaving and before is not None:
@@ -496,14 +502,14 @@ class Membership:
         if self.failure is None:
             logger.info("%s: connected to the broker, namespace %r", self.name, self._namespace)
         else:
-            away = time.monotonic() - self._away_since
+            away = monotonic() - self._away_since
             logger.warning("%s: the broker is back after %.1f s", self.name, away)
         timeout = max(SHORTEST_TIMEOUT, self.members.patience)
         pipeline = self._pipeline = Pipeline(link, timeout)
         self.failure = None
         self.links += 1
         self._first_beat = self._beats + 1
-        self.members.connected(time.monotonic())
+        self.members.connected(monotonic())
         if self._position is None and (self.links > 1 or self.serving):
             self._missed("nothing was heard until the connection to the broker was made")
         self._note_states()
@@ -516,7 +522,7 @@ class Membership:
         reason = reason or BrokerUnavailableError.__name__  # a broker need not say why
         if self.up or self.failure is None:
             logger.warning("%s: the broker is away: %s", self.name, reason)
-            self._away_since = time.monotonic()
+            self._away_since = monotonic()
         elif reason != self.failure:
             logger.info("%s: the broker is still away: %s", self.name, reason)
         self.failure = reason

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
 import anyio
 
+from .clock import monotonic
 from .freshness import due_after
 from .replica.replica import Replica
 from .stats import Stats
@@ -71,11 +71,11 @@ class Ages(Generic[K, V]):
     @property
     def since_last_read(self) -> float | None:
         """Seconds since anything was read or written; ``None`` before that."""
-        return None if self._last is None else time.monotonic() - self._last
+        return None if self._last is None else monotonic() - self._last
 
     def held(self, key: K) -> None:
         """The replica now holds what was just read or written: a row, or that there is none."""
-        now = self._last = time.monotonic()
+        now = self._last = monotonic()
         self._rows.pop(key, None)
         self._misses.pop(key, None)
         if key in self._replica.table.live:
@@ -103,7 +103,7 @@ class Ages(Generic[K, V]):
     def age(self, key: K) -> float | None:
         """Seconds since a held row was read; ``None`` if it is not held."""
         times = self._rows.get(key)
-        return None if times is None else time.monotonic() - times[0]
+        return None if times is None else monotonic() - times[0]
 
     def fresh(self, key: K) -> bool:
         """Whether a held row is within its `ttl`; counts as its use."""
@@ -113,7 +113,7 @@ class Ages(Generic[K, V]):
         if self._max_entries is not None:
             self._rows.move_to_end(key)
         _, until = times
-        now = time.monotonic()
+        now = monotonic()
         if now < self._hot_until <= until and len(self.hot) < MAX_HOT:
             self.hot[key] = self._replica.table.live[key]
         return now < until
@@ -122,7 +122,7 @@ class Ages(Generic[K, V]):
         """Forget every second what is hot; never returns."""
         try:
             while True:
-                self._hot_until = time.monotonic() + HOT_SECONDS
+                self._hot_until = monotonic() + HOT_SECONDS
                 await anyio.sleep(HOT_SECONDS)
                 self.hot.clear()
         finally:
@@ -134,7 +134,7 @@ class Ages(Generic[K, V]):
         until = self._misses.get(key)
         if until is None:
             return False
-        if until > time.monotonic():
+        if until > monotonic():
             # An event may have told since that the row is there, or the miss was forgotten.
             return key in self._replica.table.dead
         del self._misses[key]

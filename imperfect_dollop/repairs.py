@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from .clock import monotonic
 from .siblings import MAX_DETOURS
 
 __all__ = ["Repairs"]
@@ -44,14 +43,14 @@ class Repairs:
         if self.missing is not None:
             return False
         self.missing = reason or "something was missed"
-        self.since = time.monotonic()
+        self.since = monotonic()
         self._detours = 0
         return True
 
     def want(self, since: int) -> None:
         """The source may have what no sibling knows of, from a hybrid time on."""
         if not self.wanted:
-            self.since = time.monotonic()
+            self.since = monotonic()
         self.wanted = max(self.wanted, since)
 
     def confirmed(self, began: int) -> None:

@@ -45,6 +45,11 @@ class SealedLink:
         """See `imperfect_dollop.broker.Link.waiting`."""
         return self._link.waiting
 
+    @property
+    def alone(self) -> bool:
+        """See `imperfect_dollop.broker`."""
+        return getattr(self._link, "alone", False)
+
     async def publish(self, payload: bytes) -> None:
         """See `imperfect_dollop.broker.Link.publish`."""
         # Sealed at the last moment: in the order of their times is the order in which they arrive.

@@ -6,7 +6,6 @@ import functools
 import logging
 import random
 import secrets
-import time
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from .broker import Link
+from .clock import monotonic
 from .errors import BrokerUnavailableError
 from .exchange import BUSY, MAX_DONATIONS, Comparing, Inquiry, Joining, give
 from .freshness import Backoff
@@ -180,7 +180,7 @@ class Seat:
 
     def missed(self, ask: Ask) -> None:
         """A sibling has not got some of this node's events. They are sent to all: others may have missed them too."""
-        now = time.monotonic()
+        now = monotonic()
         while (
             self._resent and next(iter(self._resent.values())) < now - self.membership.heartbeat / 2
         ):
@@ -322,7 +322,7 @@ class Seat:
         )
         settled = looked_again = False
         backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)
-        patient_until = time.monotonic() + BUSY_SECONDS
+        patient_until = monotonic() + BUSY_SECONDS
         while membership.link is not None and membership.listening:
             if clean and len(tried) >= MAX_TRIED:
                 return None
@@ -335,13 +335,15 @@ class Seat:
                 effects = await self._take(joining, membership.link, donor)
                 if effects is not None:
                     return effects
-                if joining.busy and time.monotonic() < patient_until:
+                if joining.busy and monotonic() < patient_until:
                     await anyio.sleep(backoff.failed(random.random()))
                 else:
                     tried.add(donor)
                 continue
             left = self._offer_wait - membership.listened
             if not clean or membership.members.loading(self.name, fingerprint):
+                return None
+            if membership.alone:
                 return None
             if left > 0:
                 await membership.news(left)
@@ -365,7 +367,7 @@ class Seat:
         )
         tried: set[str] = set()
         backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)
-        patient_until = time.monotonic() + BUSY_SECONDS
+        patient_until = monotonic() + BUSY_SECONDS
         while membership.link is not None:
             donor = origin or membership.members.donor(
                 self.name, fingerprint, clean=True, without=tried
@@ -376,7 +378,7 @@ class Seat:
             effects = await self._take(comparing, membership.link, donor)
             if effects is not None:
                 return effects
-            if comparing.busy and time.monotonic() < patient_until:
+            if comparing.busy and monotonic() < patient_until:
                 await anyio.sleep(backoff.failed(random.random()))
             else:
                 tried.add(donor)
@@ -431,7 +433,7 @@ class Seat:
         membership = self.membership
         fingerprint = self.replica.rows.fingerprint
         heartbeat = membership.heartbeat
-        waited, last = 0.0, time.monotonic()
+        waited, last = 0.0, monotonic()
         while membership.up and waited <= TURN_BEATS * heartbeat:
             members = membership.members
             if members.donor(self.name, fingerprint, clean=True, without=()) is not None:
@@ -441,7 +443,7 @@ class Seat:
             elif members.first_in_line(self.name, fingerprint, failures):
                 return True
             await membership.news(heartbeat)
-            now = time.monotonic()
+            now = monotonic()
             waited += min(now - last, heartbeat)  # a process that stood still has not waited
             last = now
         return True

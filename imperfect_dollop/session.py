@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 
+from .clock import monotonic
 from .filling import Filling, Place
 from .loading import KeyLoads
 from .on_demand import Ages
@@ -265,7 +266,7 @@ class Session(Generic[K, V]):
         `all_numbered`: whether all events of this node have a number.
         """
         clean = self.upkeep.clean and all_numbered
-        moment = time.monotonic()
+        moment = monotonic()
         self.upkeep.take(
             self.replica.heard(origin, peer, members, clean=clean, moment=moment, timely=timely)
         )
@@ -304,7 +305,7 @@ class Session(Generic[K, V]):
     def looked_around(self, members: Collection[str]) -> None:
         """These members are there. To be called once a heartbeat."""
         self.upkeep.take(self.replica.looked_around(members))
-        self.replica.agreement.look(time.monotonic(), sure=self.upkeep.clean and self._in_view)
+        self.replica.agreement.look(monotonic(), sure=self.upkeep.clean and self._in_view)
 
     def state_for(
         self, members: Collection[str], kept: int, *, all_numbered: bool = True
@@ -473,7 +474,7 @@ class Session(Generic[K, V]):
 
 def _epoch(moment: float | None) -> float | None:
     """A monotonic time in seconds since the epoch, to the millisecond: however the clock was set, that long ago."""
-    return None if moment is None else round(time.time() - (time.monotonic() - moment), 3)
+    return None if moment is None else round(time.time() - (monotonic() - moment), 3)
 
 
 def _ignore(key: Any) -> None:

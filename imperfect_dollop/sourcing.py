@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import operator
-import time
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -24,6 +23,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
+from .clock import monotonic
 from .codecs import MAX_CONTENT, EntityCodec, KeyCodec, in_short
 from .errors import (
     ClosedError,
@@ -68,14 +68,14 @@ def source_read(stats: Stats, *, whole: bool = False) -> Iterator[None]:
         stats.full_loads += 1
     else:
         stats.loads += 1
-    began = time.monotonic()
+    began = monotonic()
     try:
         yield
     except DollopError:
         stats.load_failures += 1
         raise
     finally:
-        elapsed = time.monotonic() - began
+        elapsed = monotonic() - began
         if whole:
             stats.full_load_seconds += elapsed
         else:

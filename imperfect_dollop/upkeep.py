@@ -24,6 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from .age import Age
+from .clock import monotonic
 from .doubts import REREAD_BATCH, Doubts
 from .errors import ClosedError, DollopError, InvalidEntityError
 from .filling import Filling, Place
@@ -180,7 +181,7 @@ class Upkeep(Generic[K, V]):
         if not self.replica.whole:
             self.on_doubt_of_all()
             return
-        if self._load_heard < time.monotonic() - ago:
+        if self._load_heard < monotonic() - ago:
             since = max(since, self.replica.confirmed + 1)
         self.want_load(since)
 
@@ -268,7 +269,7 @@ class Upkeep(Generic[K, V]):
         """
         if not self.replica.whole or self.replica.cold:
             return None
-        now, siblings, repairs = time.monotonic(), self._siblings, self.repairs
+        now, siblings, repairs = monotonic(), self._siblings, self.repairs
         alone = siblings is None or (repairs.missing is not None and repairs.source_only)
         wait = 0.0 if alone or siblings is None else siblings.place(self.health.failures)
         if repairs.load_wanted:
@@ -513,7 +514,7 @@ class Upkeep(Generic[K, V]):
         """A complete load, by whichever node, may have been heard of."""
         if not self.age.note(self.replica.confirmed):
             return
-        self._load_heard = time.monotonic()
+        self._load_heard = monotonic()
         self.repairs.confirmed(self.replica.confirmed)
         self.health.loaded()
         if not self.replica.cold:

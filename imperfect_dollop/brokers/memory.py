@@ -132,6 +132,11 @@ class _MemoryLink:
         """See `imperfect_dollop.broker.Link.waiting`."""
         return self.inbox.waiting
 
+    @property
+    def alone(self) -> bool:
+        """See `imperfect_dollop.broker`."""
+        return all(link is self or link.namespace != self.namespace for link in self._hub.links)
+
     def deliveries(self) -> AsyncGenerator[Delivery, None]:
         return self.inbox.deliveries()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -16,6 +15,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.common import Arguments
 
 from ...broker import Delivery, Message
+from ...clock import monotonic
 from ...inbox import Inbox
 from .server import Server, when_closed
 from .transfer import End, Sender
@@ -56,7 +56,7 @@ class RabbitMQLink:
         self._namespace = namespace
         self._exchange = server.name(namespace)
         self._unacknowledged = 0
-        self._acknowledged = time.monotonic()
+        self._acknowledged = monotonic()
         # The server closes a channel when a publish fails. On what follows it on the way it closes the connection,
         # which may only be risked where the connection is ours.
         self._turn = asyncio.Lock() if server.shared else None
@@ -88,7 +88,7 @@ class RabbitMQLink:
     async def _arrived(self, message: DeliveredMessage) -> None:
         self.inbox.put(Message(message.body))
         self._unacknowledged += 1
-        now = time.monotonic()
+        now = monotonic()
         due = self._unacknowledged >= PREFETCH // 4 or now - self._acknowledged > ACK_SECONDS
         if due and message.delivery_tag is not None:
             self._unacknowledged, self._acknowledged = 0, now

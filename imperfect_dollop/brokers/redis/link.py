@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from ...broker import Delivery, Gap, Message
+from ...clock import monotonic
 from ...errors import BrokerUnavailableError
 from .server import BLOCK, Command, Entry, Server, Wire, entries
 from .transfer import Sender, Transfer
@@ -121,7 +121,7 @@ class RedisLink:
 
     async def _renew(self) -> None:
         """The stream lives on; not before something could be added to it, or one that takes nothing would too."""
-        now = time.monotonic()
+        now = monotonic()
         if now - self._renewed > RENEW_SECONDS:
             self._renewed = now
             await self._writing.call(["EXPIRE", self._key, KEEP_SECONDS])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 import anyio
 
 from ...broker import TRANSFER_WINDOW
+from ...clock import monotonic
 from ...errors import BrokerUnavailableError
 from ...transfer import Credit, checked, cut, nobody, silent_receiver, silent_sender
 from .server import BLOCK, Command, Entry, Server, Wire, entries
@@ -61,9 +61,9 @@ class Transfer:
 
     async def wait(self, wire: Wire, *commands: Command, read: Command) -> list[Any]:
         """Send commands and wait for entries of a stream; an empty list if none come in time."""
-        deadline = time.monotonic() + self.timeout
+        deadline = monotonic() + self.timeout
         while True:
-            left = min(BLOCK, deadline - time.monotonic())
+            left = min(BLOCK, deadline - monotonic())
             if left <= 0:
                 return []
             block: Command = ["XREAD", "BLOCK", max(1, int(left * 1_000)), *read]
