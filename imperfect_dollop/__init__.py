@@ -3,8 +3,6 @@
 `Repository` is what an application reads and writes, `Node` keeps it in step with its siblings.
 """
 
-import logging
-
 from .broker import Broker
 from .errors import (
     BrokerUnavailableError,
@@ -31,7 +29,6 @@ from .stats import Histogram, Info, NodeStats, State, Stats
 __version__ = "0.1.0"
 
 # A library says nothing unless the application listens: without this, warnings would go to standard error.
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "Broker",

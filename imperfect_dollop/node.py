@@ -17,6 +17,7 @@ import anyio
 
 from .broker import Broker
 from .brokers import check_url, from_url, is_local
+from .config import fault_in_count, fault_in_seconds
 from .errors import (
     BrokerUnavailableError,
     ClosedError,
@@ -151,17 +152,14 @@ class Node:
         for what, text in (("namespace", namespace), ("name", name or "-")):
             if not is_name(text):
                 raise ConfigurationError(f"{what} must be 1 to {MAX_NAME} characters, not {text!r}")
-        numbers = (heartbeat, offer_wait, shutdown_timeout, outbox)
-        if (
-            not all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
-            or not 0 < heartbeat <= MAX_BEAT_SECONDS
-            or not isinstance(outbox, int)
-            or not outbox
+        for fault in (
+            fault_in_seconds("heartbeat", heartbeat, most=MAX_BEAT_SECONDS),
+            fault_in_seconds("offer_wait", offer_wait, zero=True),
+            fault_in_seconds("shutdown_timeout", shutdown_timeout, zero=True),
+            fault_in_count("outbox", outbox),
         ):
-            raise ConfigurationError(
-                "heartbeat must be a number of seconds above 0 and up to 3,600, outbox a whole number above 0, the"
-                " waits not below 0"
-            )
+            if fault is not None:
+                raise ConfigurationError(fault)
         self.repositories = repositories
         self.namespace: str = namespace
         self.name: str = name or f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"

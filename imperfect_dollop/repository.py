@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy as copying
 import inspect
+import math
 import secrets
 import time
 from collections.abc import (
@@ -27,6 +28,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 import anyio
 
 from .codecs import EntityCodec, KeyCodec, in_short, key_reader
+from .config import MAX_SECONDS, is_number
 from .errors import (
     ClosedError,
     ConfigurationError,
@@ -80,7 +82,8 @@ class Repository(Generic[K, V]):
     preload:
         hold the whole set. ``False``: load by key on demand.
     ttl:
-        seconds after which data is refreshed, in the background while the old is served; ``None`` for never.
+        seconds after which data is refreshed, in the background while the old is served; ``None`` or infinity for
+        never.
     jitter:
         seconds by which refreshes are spread, by coming earlier; by default a tenth of `ttl`.
     retry_after:
@@ -153,6 +156,7 @@ class Repository(Generic[K, V]):
             raise ConfigurationError(
                 f"{self.name}: identity={self.identity!r} of the source must be a text of at least one character"
             )
+        ttl, hard_timeout = _seconds_or_never(ttl), _seconds_or_never(hard_timeout)
         self._options = Options(
             preload=preload,
             versioned=version is not None,
@@ -678,7 +682,12 @@ class Repository(Generic[K, V]):
 
 
 def _default_jitter(ttl: object) -> float:
-    return DEFAULT_JITTER * ttl if isinstance(ttl, (int, float)) else 0.0
+    return min(DEFAULT_JITTER * ttl, MAX_SECONDS) if is_number(ttl) and ttl > 0 else 0.0
+
+
+def _seconds_or_never(seconds: float | None) -> float | None:
+    """Infinity is another word for never."""
+    return None if seconds == math.inf else seconds
 
 
 def _fields(entity: type) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 
 from .clock import monotonic
+from .config import fault_in_count, fault_in_seconds, is_number
 from .filling import Filling, Place
 from .loading import KeyLoads
 from .on_demand import Ages
@@ -55,11 +56,11 @@ class Options:
     def fault(self) -> str | None:
         """What is wrong with a setting, or with two of them together."""
         for name in ("ttl", "hard_timeout", "retry_after", "missing_ttl"):
-            given: object = getattr(self, name)
-            optional = name in ("ttl", "hard_timeout")
-            if not (given is None and optional) and not _positive(given):
-                return f"{name}={given!r} must be seconds above 0{', or None' * optional}"
-        if not isinstance(self.jitter, (int, float)):
+            never = name in ("ttl", "hard_timeout")
+            fault = fault_in_seconds(name, getattr(self, name), never=never)
+            if fault is not None:
+                return fault
+        if not is_number(self.jitter):
             return f"jitter={self.jitter!r} must be seconds"
         if self.ttl is None and self.jitter:
             return f"jitter={self.jitter!r} spreads the refreshes of ttl, which is None"
@@ -67,18 +68,16 @@ class Options:
             return f"jitter={self.jitter!r} must be from 0 to ttl={self.ttl!r} seconds"
         if self.max_entries is not None and self.preload:
             return "max_entries bounds what is loaded on demand; preload=True holds all rows"
-        if self.max_entries is not None and not _positive(self.max_entries):
-            return f"max_entries={self.max_entries!r} must be at least 1"
+        if self.max_entries is not None:
+            fault = fault_in_count("max_entries", self.max_entries)
+            if fault is not None:
+                return fault
         if self.preload and not self.bootstrap:
             return "bootstrap=() leaves a cold node nowhere to look"
         for place in self.bootstrap:
             if place not in ("sibling", "source") and not callable(place):
                 return f"bootstrap entry {place!r} is neither 'sibling', 'source' nor a function"
         return None
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and value > 0
 
 
 ANSWERING: Final = (State.READY, State.DEGRADED)

@@ -19,7 +19,8 @@ import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ..broker import TRANSFER_WINDOW, Delivery, Gap, Message
-from ..errors import BrokerUnavailableError
+from ..config import fault_in_count
+from ..errors import BrokerUnavailableError, ConfigurationError
 from ..inbox import INBOX, Inbox
 from ..transfer import checked, cut, nobody, silent_receiver, silent_sender
 
@@ -57,6 +58,9 @@ class MemoryBroker:
     """Nobody outside of this process is reached, so a node may do without ``namespace=``."""
 
     def __init__(self, *, inbox: int = INBOX) -> None:
+        fault = fault_in_count("inbox", inbox)
+        if fault is not None:
+            raise ConfigurationError(fault)
         self._inbox = inbox
         self._hub = _Hub()
 

@@ -373,7 +373,10 @@ ALL = SchoolSource()
         ({"ttl": 10, "jitter": 11}, "jitter=11 must be from 0 to ttl=10"),
         ({"ttl": 10, "jitter": -1}, "jitter=-1 must be from 0 to ttl=10"),
         ({"max_entries": 10}, "max_entries bounds what is loaded on demand"),
-        ({"max_entries": 0, "preload": False}, "max_entries=0 must be at least 1"),
+        (
+            {"max_entries": 0, "preload": False},
+            "max_entries=0 must be a whole number of at least 1",
+        ),
         ({"bootstrap": ()}, "nowhere to look"),
         ({"bootstrap": ("origin",)}, "'origin' is neither 'sibling', 'source' nor a function"),
         ({"bootstrap": "source"}, "bootstrap"),
@@ -441,9 +444,12 @@ async def enter(build: Callable[[], Awaitable[Node] | Node]) -> None:
         (lambda: Node("memory://", heartbeat=0), "heartbeat"),
         (lambda: Node("memory://", heartbeat=float("inf")), "heartbeat"),
         (lambda: Node("memory://", outbox=0), "outbox"),
-        (lambda: Node("memory://", outbox=1.5), "outbox a whole number"),  # type: ignore[arg-type]
-        (lambda: Node("memory://", offer_wait=-1), "the waits not below"),
-        (lambda: Node("memory://", shutdown_timeout=-1), "the waits not below"),
+        (lambda: Node("memory://", outbox=1.5), "outbox=1.5 must be a whole number of at least 1"),  # type: ignore[arg-type]
+        (lambda: Node("memory://", offer_wait=-1), "offer_wait=-1 must be seconds from 0"),
+        (
+            lambda: Node("memory://", shutdown_timeout=-1),
+            "shutdown_timeout=-1 must be seconds from 0",
+        ),
         (lambda: Node("carrier-pigeon://loft"), "carrier-pigeon.* known are memory://"),
         (lambda: Node(None), "broker"),  # type: ignore[arg-type]
         (lambda: Node(object()), "broker"),  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ChannelNotFoundEntity
 
 from ...broker import Gap
+from ...config import fault_in_count, fault_in_seconds
 from ...errors import BrokerUnavailableError, ConfigurationError
 from ...inbox import INBOX
 from .link import RabbitMQLink
@@ -63,16 +64,13 @@ class RabbitMQBroker:
         timeout: float = TIMEOUT,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        if not all(isinstance(number, int) for number in (inbox, backlog)) or not isinstance(
-            timeout, (int, float)
+        for fault in (
+            fault_in_count("inbox", inbox),
+            fault_in_count("backlog", backlog),
+            fault_in_seconds("timeout", timeout),
         ):
-            raise ConfigurationError(
-                f"inbox={inbox!r}, backlog={backlog!r} and timeout={timeout!r} must be whole numbers and seconds"
-            )
-        if inbox < 1 or backlog < 1 or not timeout > 0:
-            raise ConfigurationError(
-                f"inbox={inbox!r}, backlog={backlog!r} and timeout={timeout!r} must be above 0"
-            )
+            if fault is not None:
+                raise ConfigurationError(fault)
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
             raise ConfigurationError(
                 f"prefix={prefix!r} must be up to 100 letters, digits, -, _ and ."

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import redis.asyncio
 
+from ...config import fault_in_count, fault_in_seconds
 from ...errors import ConfigurationError
 from ...hosted import hosted
 from .link import RedisLink
@@ -52,12 +53,9 @@ class RedisBroker:
         timeout: float = TIMEOUT,
         **options: Any,
     ) -> None:
-        if not isinstance(backlog, int) or not isinstance(timeout, (int, float)):
-            raise ConfigurationError(
-                f"backlog={backlog!r} and timeout={timeout!r} must be a whole number and seconds"
-            )
-        if backlog < 1 or not timeout > 0:
-            raise ConfigurationError(f"backlog={backlog!r} and timeout={timeout!r} must be above 0")
+        for fault in (fault_in_count("backlog", backlog), fault_in_seconds("timeout", timeout)):
+            if fault is not None:
+                raise ConfigurationError(fault)
         if not isinstance(prefix, str) or not prefix:
             raise ConfigurationError(f"prefix={prefix!r} must be a text, and not an empty one")
         self._backlog = backlog
