@@ -25,6 +25,7 @@ identity is not known: the node then exchanges rows with every node of the names
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import (
     AsyncIterable,
@@ -39,7 +40,15 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from .errors import ConfigurationError, InvalidEntityError
 
-__all__ = ["SOURCE_VERBS", "FunctionSource", "RemovedRow", "Source", "UnreadableRow", "verbs"]
+__all__ = [
+    "SOURCE_VERBS",
+    "FunctionSource",
+    "RemovedRow",
+    "Source",
+    "UnreadableRow",
+    "is_synchronous",
+    "verbs",
+]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -184,6 +193,12 @@ class FunctionSource(Generic[K, V]):
                 raise ConfigurationError(
                     f"FunctionSource({name}=...) takes an async function, not {function!r}"
                 )
+            if function is not None and is_synchronous(function):
+                raise ConfigurationError(
+                    f"FunctionSource({name}=...) takes an async function, and {_named(function)} is declared with"
+                    " def. Declare it with async def, run blocking work by asyncio.to_thread(); a function that returns"
+                    " an awaitable says so in its return annotation"
+                )
         able = {name for name, function in given.items() if function is not None}
         if not able:
             raise ConfigurationError("FunctionSource() without any function can do nothing")
@@ -205,9 +220,10 @@ class FunctionSource(Generic[K, V]):
     async def load(self, key: K, /) -> V | None:
         """See `Source.load`."""
         if self._load is not None:
-            return await self._load(key)
+            found_one: V | None = await _awaitable(self._load(key), self._load)
+            return found_one
         load_many = _given(self._load_many, "load")
-        found: list[V] = list(_rows(await load_many([key]), load_many))
+        found: list[V] = list(_rows(await _awaitable(load_many([key]), load_many), load_many))
         if len(found) > 1:
             raise InvalidEntityError(f"load_many([{key!r}]) returned {len(found)} rows for one key")
         return found[0] if found else None
@@ -215,9 +231,10 @@ class FunctionSource(Generic[K, V]):
     async def load_many(self, keys: Sequence[K], /) -> Iterable[V]:
         """See `Source.load_many`."""
         if self._load_many is not None:
-            return _rows(await self._load_many(keys), self._load_many)
+            load_many = self._load_many
+            return _rows(await _awaitable(load_many(keys), load_many), load_many)
         load = _given(self._load, "load_many")
-        found = [await load(key) for key in keys]
+        found = [await _awaitable(load(key), load) for key in keys]
         return [entity for entity in found if entity is not None]
 
     async def load_all(self) -> AsyncIterator[Iterable[V]]:
@@ -225,12 +242,7 @@ class FunctionSource(Generic[K, V]):
         load_all = _given(self._load_all, "load_all")
         result: object = load_all()
         if not isinstance(result, AsyncIterable):
-            if not inspect.isawaitable(result):
-                raise InvalidEntityError(
-                    f"load_all() returned {type(result).__name__}: it must be an async function or"
-                    " an async generator"
-                )
-            rows = list(_rows(await result, load_all))
+            rows = list(_rows(await _awaitable(result, load_all), load_all))
             for start in range(0, len(rows), CHUNK_ROWS):
                 yield rows[start : start + CHUNK_ROWS]
             return
@@ -256,18 +268,21 @@ class FunctionSource(Generic[K, V]):
 
     async def create(self, entity: V, /) -> V:
         """See `Source.create`."""
-        stored = await _given(self._create, "create")(entity)
+        create = _given(self._create, "create")
+        stored = await _awaitable(create(entity), create)
         return entity if stored is None else stored
 
     async def update(self, entity: V, /) -> V:
         """See `Source.update`."""
-        stored = await _given(self._update, "update")(entity)
+        update = _given(self._update, "update")
+        stored = await _awaitable(update(entity), update)
         return entity if stored is None else stored
 
     async def delete(self, key: K, version: int | None = None, /) -> None:
         """See `Source.delete`."""
         delete: Callable[..., Awaitable[object]] = _given(self._delete, "delete")
-        await (delete(key, version) if self._delete_takes_version else delete(key))
+        deleted = delete(key, version) if self._delete_takes_version else delete(key)
+        await _awaitable(deleted, delete)
 
 
 def _given(function: F | None, verb: str) -> F:
@@ -282,11 +297,46 @@ def _rows(rows: object, function: object) -> Iterable[Any]:
         return rows.values()
     if isinstance(rows, Iterable) and not isinstance(rows, (str, bytes)):
         return rows
-    name = getattr(function, "__qualname__", repr(function))
     raise InvalidEntityError(
-        f"{name}() returned {type(rows).__name__} where an iterable of entities (or a mapping of"
+        f"{_named(function)}() returned {type(rows).__name__} where an iterable of entities (or a mapping of"
         " key to entity) is due; return an empty list when there are none"
     )
+
+
+def _named(function: object) -> str:
+    return str(getattr(function, "__qualname__", None) or repr(function))
+
+
+def _awaitable(result: Any, function: object) -> Any:
+    """What an application's function has returned. Raises `InvalidEntityError` where nothing can be awaited."""
+    if inspect.isawaitable(result):
+        return result
+    raise InvalidEntityError(
+        f"{_named(function)}() returned {type(result).__name__} where an awaitable is due: it must be an async function"
+    )
+
+
+_ASYNCHRONOUS: Final = ("Awaitable", "Coroutine", "Future", "Task", "AsyncIter", "AsyncGenerator")
+"""What the return annotation of a plain function names that returns something to await or to iterate over."""
+
+
+def is_synchronous(function: object) -> bool:
+    """Whether a function is certainly not async.
+
+    Such is a plain ``def`` that does not wrap an async function, and whose return annotation names nothing to await. A
+    lambda has no annotation, and an object that can be called may do anything: both are tried.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(cast("Callable[..., Any]", function))
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
+        return False
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return False
+    if getattr(function, "__name__", "") == "<lambda>":
+        return False
+    returns = str(getattr(function, "__annotations__", {}).get("return", ""))
+    return not any(word in returns for word in _ASYNCHRONOUS)
 
 
 def _takes_two(function: Callable[..., object]) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import operator
+import traceback
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -37,6 +39,8 @@ from .stats import Stats
 
 __all__ = ["Call", "Found", "Reader", "source_read"]
 
+logger: Final = logging.getLogger(__name__)
+
 K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
@@ -56,6 +60,9 @@ ALL_VERIFIED: Final = 4_096
 
 SAMPLE: Final = 64
 """Of the rows beyond `ALL_VERIFIED` one of so many is verified; all are encoded."""
+
+MOST_MISTAKES: Final = 100
+"""Errors of the application's code that are logged."""
 
 CLOSE_SECONDS: Final = 5.0
 """For a loader's own clean-up, which is not cancelled with it."""
@@ -137,6 +144,7 @@ class Reader(Generic[K, V]):
         )
         self._timeout = timeout
         self._abandoned: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks weakly
+        self._mistakes: set[tuple[type, str, int | None]] = set()  # that were logged
 
     @property
     def by_key(self) -> bool:
@@ -394,7 +402,25 @@ class Reader(Generic[K, V]):
         work: Callable[[Callable[[], None]], Awaitable[R]],
         late: Callable[[], None] = lambda: None,
     ) -> Call[R]:
-        return Call(self.name, what, work, self._timeout, late, self._abandoned)
+        return Call(self.name, what, work, self._timeout, late, self._abandoned, self._mistake)
+
+    def _mistake(self, about: str, error: BaseException) -> None:
+        """Log an error of the application's code with its traceback: each place and kind once."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = (
+            type(error),
+            frames[-1].filename if frames else "",
+            frames[-1].lineno if frames else 0,
+        )
+        if place in self._mistakes or len(self._mistakes) >= MOST_MISTAKES:
+            return
+        self._mistakes.add(place)
+        logger.error(
+            "%s failed by an error of the application's code, which is logged once: %r",
+            about,
+            error,
+            exc_info=error,
+        )
 
     async def _bounded(self, what: str, work: Callable[[Callable[[], None]], Awaitable[R]]) -> R:
         """Do `work`, which calls what it is handed whenever there is progress. Ends with its caller."""
@@ -405,6 +431,29 @@ class Reader(Generic[K, V]):
             await call.close(ClosedError(f"{call.about} was cancelled"))
             raise
         return call.result()
+
+
+_MISTAKES: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether an error is one of the application's code rather than of its database, network or disk.
+
+    Such is an error that Python itself raises where code is wrong, and one of a validator of pydantic or msgspec. What
+    a driver raises has a class of the driver's own.
+    """
+    origin = type(error).__module__.partition(".")[0]
+    return isinstance(error, _MISTAKES) and origin in ("builtins", "pydantic_core", "msgspec")
 
 
 class Call(Generic[R]):
@@ -423,6 +472,7 @@ class Call(Generic[R]):
         timeout: float | None,
         late: Callable[[], None],
         abandoned: set[asyncio.Future[Any]],
+        mistake: Callable[[str, BaseException], None],
     ) -> None:
         self.about: str = f"{name}: the {what}"
         self._name = name
@@ -430,6 +480,7 @@ class Call(Generic[R]):
         self._timeout = timeout
         self._late = late
         self._abandoned = abandoned
+        self._mistake = mistake
         self._loop = loop = asyncio.get_running_loop()
         self._error: DollopError | None = None  # why it was given up
         self._waiter: asyncio.Future[None] | None = None
@@ -485,6 +536,11 @@ class Call(Generic[R]):
             named.__dict__.update(error.__dict__)  # such as the reason of a ConflictError
             raise named from error.__cause__
         except BaseException as error:
+            if is_mistake(error):
+                self._mistake(self.about, error)
+                raise SourceUnavailableError(
+                    f"{self.about} failed by an error of the application's code: {error!r}; the log has its traceback"
+                ) from error
             # Cancelled from within, not by us; or what is no `Exception`, as of a panic in Rust. It ended a task of its
             # own, and need not end ours.
             raise SourceUnavailableError(f"{self.about} failed: {error!r}") from error

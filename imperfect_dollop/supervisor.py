@@ -7,6 +7,7 @@ in another (pytest-asyncio fixtures and aiohttp's ``cleanup_ctx`` do that). So t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVarTuple
@@ -50,9 +51,15 @@ class Supervisor:
         self._host: asyncio.Task[None] | None = None
         self._group: TaskGroup | None = None
         self._asked_to_stop = asyncio.Event()
+        self._context = contextvars.copy_context()
 
     async def start(self) -> None:
-        """Start the hosting task; returns when it is there. After an error `stop` all the same."""
+        """Start the hosting task; returns when it is there. After an error `stop` all the same.
+
+        What runs in the background sees the context variables of this moment, and not those of a request that has it
+        begin: the request may be over by then.
+        """
+        self._context = contextvars.copy_context()
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._host = asyncio.create_task(self._run(started), name=self.name)
         await started
@@ -76,11 +83,16 @@ class Supervisor:
         self, function: Callable[[*Args], Awaitable[object]], *args: *Args, name: str = ""
     ) -> None:
         """Run a function once. What it raises is logged and counted."""
-        self._running_group().start_soon(self._once, function, args, name=name or self.name)
+        group = self._running_group()
+        self._start(lambda: group.start_soon(self._once, function, args, name=name or self.name))
 
     def keep(self, loop: Callable[[], Awaitable[object]], *, name: str) -> None:
         """Run a loop, and run it again after a pause when it crashes."""
-        self._running_group().start_soon(self._again_and_again, loop, name, name=name)
+        group = self._running_group()
+        self._start(lambda: group.start_soon(self._again_and_again, loop, name, name=name))
+
+    def _start(self, start: Callable[[], object]) -> None:
+        self._context.copy().run(start)
 
     def _running_group(self) -> TaskGroup:
         if self._group is None:

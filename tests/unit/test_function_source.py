@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -189,12 +191,73 @@ async def test_a_named_tuple_is_a_row_and_no_chunk() -> None:
     assert await chunks(FunctionSource(load_all=load_all)) == [[Pair(1, "one"), Pair(2, "two")]]
 
 
-async def test_a_load_all_that_is_not_async() -> None:
-    def load_all() -> Any:
-        return [1, 2]
+def plain(*arguments: Any) -> Any:
+    return None
 
-    with pytest.raises(InvalidEntityError, match="returned list: it must be an async function"):
-        await chunks(FunctionSource(load_all=load_all))
+
+class Service:
+    def plain(self, *arguments: Any) -> Any:
+        return None
+
+    async def slow(self, key: int) -> int:
+        return key
+
+    def later(self, key: int) -> Awaitable[int]:
+        return self.slow(key)
+
+
+def generated() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [plain, Service().plain, functools.partial(plain, 1), generated],
+    ids=["function", "method", "partial", "generator"],
+)
+@pytest.mark.parametrize("verb", ["load", "load_many", "load_all", "create", "update", "delete"])
+def test_function_source_synchronous_function_is_refused_when_built(
+    verb: str, function: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{verb}=.*declared with def.*async def"):
+        FunctionSource(**{verb: function})
+
+
+def passed_on(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return wrapper
+
+
+class Loader:
+    async def __call__(self, key: int) -> int:
+        return key
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Service().slow,
+        Service().later,
+        functools.partial(Service().slow),
+        passed_on(Service().slow),
+        Loader(),
+        lambda key: Service().slow(key),
+        mock.AsyncMock(return_value=7),
+    ],
+    ids=["method", "annotated", "partial", "wrapped", "object", "lambda", "mock"],
+)
+async def test_function_source_function_that_returns_an_awaitable_is_taken(function: Any) -> None:
+    source: FunctionSource[int, int] = FunctionSource(load=function)
+    assert await source.load(7) == 7
+
+
+async def test_function_source_lambda_that_is_not_async_says_so_at_its_first_call() -> None:
+    source: FunctionSource[int, int] = FunctionSource(load_all=lambda: [1, 2])  # type: ignore[arg-type]
+    with pytest.raises(InvalidEntityError, match="returned list where an awaitable is due"):
+        await chunks(source)
 
 
 async def test_each_load_all_begins_anew() -> None:
