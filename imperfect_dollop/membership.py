@@ -41,6 +41,7 @@ from .replica.messages import (
 from .replica.seal import Seal
 from .sealed import SealedLink
 from .seat import ROUND_TRIP_SECONDS, Seat
+from .stall import StallWatch
 
 __all__ = ["Membership"]
 
@@ -103,6 +104,7 @@ class Membership:
         self.members: Members = Members(origin, heartbeat, returning=LONGEST_PAUSE)
         self.listening: bool = False  # our own messages come back
         self._listening_since = 0.0  # monotonic
+        self.stalls: StallWatch = StallWatch(name)
         self.attempted: anyio.Event = anyio.Event()  # the first attempt to connect has ended
         self.closed: bool = False
         self.serving: bool = False  # the repositories have begun to load
@@ -520,7 +522,13 @@ class Membership:
     def _link_lost(self, reason: str) -> None:
         """The link, if there was one, is lost."""
         reason = reason or BrokerUnavailableError.__name__  # a broker need not say why
-        if self.up or self.failure is None:
+        if self.up and (blocked := self.stalls.blocked()):
+            reason = (
+                f"the link was lost while the event loop was blocked for {blocked:.1f} s: {reason}"
+            )
+            logger.info("%s: %s; connecting again", self.name, reason)
+            self._away_since = monotonic()
+        elif self.up or self.failure is None:
             logger.warning("%s: the broker is away: %s", self.name, reason)
             self._away_since = monotonic()
         elif reason != self.failure:

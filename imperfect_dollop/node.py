@@ -26,6 +26,7 @@ from .errors import (
     SourceMismatchError,
 )
 from .lookup import repository_of
+from .loop_binding import LoopBinding
 from .membership import FOREIGN_ADVICE, Membership
 from .replica.messages import MAX_BEAT_SECONDS, MAX_NAME, MAX_REPOSITORIES, is_name
 from .replica.seal import Seal, Secrets
@@ -33,6 +34,7 @@ from .repository import DRAIN_SECONDS, Repository
 from .seat import Seat
 from .stats import NodeStats, State
 from .supervisor import Supervisor
+from .workers import sibling_workers
 
 __all__ = ["Node", "Startup"]
 
@@ -51,17 +53,25 @@ OUTBOX: Final = 10_000
 """Events of one repository that wait for a broker that is away, about 10 MB at a kilobyte each."""
 
 
+_warned_of_workers: Final[list[str]] = []
+"""Why this process was told that its broker does not reach its sibling workers; once is enough."""
+
 LOCAL_NAMESPACE: Final = "default"
 """The namespace of a node that names none, on a broker that reaches nobody outside of the process."""
 
 
+def _reaches_this_process_only(broker: str | Broker) -> bool:
+    return is_local(broker) if isinstance(broker, str) else getattr(broker, "local", False)
+
+
 def _default_namespace(broker: str | Broker) -> str:
     """For a node without ``namespace=``. Raises `ConfigurationError` unless the broker is local."""
-    if isinstance(broker, str):
-        local, shown = is_local(broker), f"{broker.partition(':')[0]}://..."
-    else:
-        local, shown = getattr(broker, "local", False), type(broker).__qualname__
-    if not local:
+    if not _reaches_this_process_only(broker):
+        shown = (
+            f"{broker.partition(':')[0]}://..."
+            if isinstance(broker, str)
+            else type(broker).__qualname__
+        )
         raise ConfigurationError(
             f"Node({shown}) needs namespace=: all nodes of one broker and one namespace exchange rows, so two services"
             ' with the same default would serve each other\'s rows. Name the service, as in namespace="shop"'
@@ -174,6 +184,7 @@ class Node:
         self._opened: Broker | None = None
         self._seats: list[Seat] = []
         self._membership: Membership | None = None
+        self._binding: LoopBinding | None = None
 
     def __repr__(self) -> str:
         return f"<Node {self.name} of {self.namespace!r}, {len(self.repositories)} repositories>"
@@ -184,6 +195,7 @@ class Node:
         """Join; see `startup` for when this returns."""
         if self._supervisor is not None:
             raise ConfigurationError(f"{self!r} is open already")
+        self._warn_of_workers()
         self._supervisor = supervisor = Supervisor(
             f"node {self.name}", closing=self._leave, closed=self._release
         )
@@ -195,6 +207,20 @@ class Node:
             await supervisor.stop()
             raise
         return self
+
+    def _warn_of_workers(self) -> None:
+        """A broker of this process does not reach other processes; say so once in a process that has siblings."""
+        if _warned_of_workers or not _reaches_this_process_only(self._broker):
+            return
+        why = sibling_workers()
+        if why is not None:
+            _warned_of_workers.append(why)
+            logger.warning(
+                "%s: memory:// joins the nodes of one process only, and this process seems to be one of several"
+                " workers (%s): the others will not see what is written here. Use redis:// or amqp://",
+                self.name,
+                why,
+            )
 
     def _attach(self, supervisor: Supervisor) -> Membership:
         if isinstance(self._broker, str):
@@ -229,10 +255,19 @@ class Node:
             )
             self._seats.append(seat)
         self._membership = membership
+        self._binding = LoopBinding(f"node {self.name}", self._forked)
         return membership
+
+    def _forked(self) -> object:
+        """In a forked child: closed, without a word to anybody."""
+        inherited = self._membership, self._supervisor, self._opened, list(self._seats)
+        self._membership = self._supervisor = self._opened = None
+        self._seats.clear()
+        return inherited
 
     async def _start(self, supervisor: Supervisor, membership: Membership) -> None:
         supervisor.keep(membership.run, name=f"membership of {self.name}")
+        supervisor.keep(membership.stalls.run, name=f"watch of the event loop of {self.name}")
         await membership.attempted.wait()
         if not membership.up and self._startup == "raise":
             raise BrokerUnavailableError(f"{self.name}: no broker: {membership.failure}")
@@ -271,6 +306,8 @@ class Node:
     ) -> None:
         """Leave in order: no new work, send what is queued, say goodbye, close what was opened."""
         if self._supervisor is not None:
+            if self._binding is not None:
+                self._binding.check()
             await self._supervisor.stop()
 
     async def _leave(self) -> None:
@@ -310,6 +347,8 @@ class Node:
                 stack.callback(repository.detach)
             self._seats.clear()
             self._supervisor = None
+            if self._binding is not None:
+                self._binding.left()
 
     # -- what an application asks ----------------------------------------------------------------
 
@@ -434,6 +473,8 @@ class Node:
         return status
 
     def _joined(self) -> Membership:
+        if self._binding is not None and (self._membership is not None or self._binding.inherited):
+            self._binding.check()
         if self._membership is None:
             raise ClosedError(f"{self.name} is not open: use it inside `async with`")
         return self._membership

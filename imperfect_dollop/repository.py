@@ -40,6 +40,7 @@ from .errors import (
     TooStaleError,
 )
 from .filling import Place
+from .loop_binding import LoopBinding
 from .replica.identity import is_identity
 from .replica.messages import MAX_NAME, Kind, is_name
 from .replica.stamp import seconds
@@ -185,6 +186,7 @@ class Repository(Generic[K, V]):
         self._copy = copy
         self._alone: Supervisor | None = None
         self._session: Session[K, V] | None = None
+        self._binding: LoopBinding | None = None
         self._last_stats = Stats()
         # Rows that may be answered with nothing else to consider. Of a whole set all of them, or none, as when they
         # are older than ttl, which is to be counted; on demand see `Ages`.
@@ -222,6 +224,8 @@ class Repository(Generic[K, V]):
     ) -> None:
         """Carry through the writes under way, end everything else."""
         if self._alone is not None:
+            if self._binding is not None:
+                self._binding.check()
             await self._alone.stop()
 
     async def _drain(self) -> None:
@@ -260,6 +264,7 @@ class Repository(Generic[K, V]):
             away=away,
             identity=self.identity,
         )
+        self._binding = LoopBinding(f"repository {self.name}", self._forked)
         self._session = session
         self._hits = 0
         if self._options.preload:
@@ -272,10 +277,20 @@ class Repository(Generic[K, V]):
     def detach(self) -> None:
         """For a `Node`: end the session."""
         session, self._session = self._session, None
+        binding, self._binding = self._binding, None
+        if binding is not None:
+            binding.left()
         self._cool()
         if session is not None:
             self._last_stats = self._counted(session)
             session.close()
+
+    def _forked(self) -> object:
+        """In a forked child: closed, without a word to anybody."""
+        inherited = self._session, self._alone, self._hot
+        self._session = self._alone = None
+        self._cool()
+        return inherited
 
     def _heat(self) -> None:
         if not self._copy and self._session is not None:
@@ -610,7 +625,9 @@ class Repository(Generic[K, V]):
         return session.counted(self._hits)
 
     def _open(self) -> Session[K, V]:
-        session = self._session
+        session, binding = self._session, self._binding
+        if binding is not None:
+            binding.check()
         if session is None or session.closed:
             raise ClosedError(
                 f"{self.name} is not open: use it inside `async with Node(...)`, or alone with"
