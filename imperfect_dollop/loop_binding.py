@@ -64,7 +64,8 @@ class LoopBinding:
         """It was closed."""
         _bindings.discard(self)
 
-    def _fork(self) -> None:
+    def note_fork(self) -> None:
+        """This process is a fork of the one that opened it."""
         forked = self._forked()
         self.inherited = True
         if forked is not None:
@@ -76,7 +77,7 @@ def _after_fork() -> None:
     _bindings.clear()
     _inherited.extend(bindings)
     for binding in bindings:
-        binding._fork()
+        binding.note_fork()
 
 
 if hasattr(os, "register_at_fork"):
