@@ -47,11 +47,13 @@ class _Hole:
 class Progress:
     """The last number seen of each origin (`vector`), and the holes before it."""
 
-    __slots__ = ("_holes", "_less", "_unseen", "vector")
+    __slots__ = ("_holes", "_less", "_lost", "_unseen", "vector")
 
     def __init__(self) -> None:
         self.vector: dict[str, int] = {}
         self._holes: dict[str, list[_Hole]] = {}
+        # By origin the last number that was given up, until a copy is compared that contains it.
+        self._lost: dict[str, int] = {}
         self._less: dict[str, int] = {}  # heartbeats in a row that have said less than was seen
         self._unseen: dict[str, int] = {}  # sweeps since an origin was a member
 
@@ -101,6 +103,7 @@ class Progress:
         return any(
             number > self.vector.get(origin, 0)
             or any(hole.first <= number for hole in self._holes.get(origin, ()))
+            or self._lost.get(origin, number + 1) <= number
             for origin, number in vector.items()
         )
 
@@ -109,6 +112,8 @@ class Progress:
         for origin, number in vector.items():
             self.saw(origin, number)
             self._fill(origin, 1, number)
+            if self._lost.get(origin, number + 1) <= number:
+                del self._lost[origin]
 
     def start(self, vector: Mapping[str, int]) -> None:
         """What is held contains everything up to these numbers, and nothing else: so nothing is missing of it."""
@@ -120,6 +125,7 @@ class Progress:
         self.vector.clear()
         self._less.clear()
         self._holes.clear()
+        self._lost.clear()
         self._unseen.clear()
 
     def sweep(self, members: Collection[str]) -> None:
@@ -138,6 +144,7 @@ class Progress:
         self._unseen.pop(origin, None)
         self._less.pop(origin, None)
         self.give_up(origin)
+        self._lost.pop(origin, None)
 
     # -- holes -----------------------------------------------------------------------------------
 
@@ -179,8 +186,10 @@ class Progress:
         return again, False
 
     def give_up(self, origin: str) -> None:
-        """Wait no longer for what is missing of this origin."""
-        self._holes.pop(origin, None)
+        """Wait no longer for what is missing of this origin: a copy that contains it is to be found."""
+        holes = self._holes.pop(origin, None)
+        if holes:
+            self._lost[origin] = max(self._lost.get(origin, 0), *[hole.last for hole in holes])
 
     @property
     def _full(self) -> bool:

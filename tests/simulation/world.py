@@ -516,7 +516,7 @@ class World:
         every = [one.repository.stats for one in self.processes.values()]
         if any(stats.doubts for stats in every) and not self._one_writer:
             return  # who is in doubt reads again, and does not vouch for its copy meanwhile
-        if not (self._undisturbed or self._hardly_disturbed):
+        if not (self._undisturbed or self._hardly_disturbed) or self._invalidated_while_joining:
             return
         missed = any(stats.gaps or stats.events_resent for stats in every)
         if self._undisturbed and missed and self.plan.nodes > 2:
@@ -651,6 +651,17 @@ class World:
         """Whether nothing has gone wrong."""
         return self._calm and all(
             step.what in CALLS or step.what == "start" for step in self.plan.steps
+        )
+
+    @property
+    def _invalidated_while_joining(self) -> bool:
+        """Whether a key was invalidated while nodes joined.
+
+        Its node re-reads the key and does not vouch for its copy meanwhile, so whoever takes that copy compares it.
+        """
+        return any(
+            step.what == "invalidate" and (self.plan.late or step.at < JOIN)
+            for step in self.plan.steps
         )
 
     @property

@@ -221,3 +221,19 @@ def test_the_hash_is_of_the_members_only_and_of_every_number() -> None:
     assert one.hash(["a", "b"], "a", 5) == other.hash(["b", "a"], "b", 3)
     assert one.hash(["a", "b"], "a", 5) != one.hash(["a", "b"], "a", 6)
     assert one.hash(["a", "b"], "a", 5) != one.hash(["a", "b", "gone"], "a", 5)
+
+
+def test_progress_numbers_given_up_are_lacking_until_a_copy_contains_them() -> None:
+    progress = Progress()
+    progress.took("a", 1, 1)
+    progress.miss("a", 2, 3)
+    progress.took("a", 4, 4)
+    progress.give_up("a")
+    assert progress.complete
+    assert not progress.lacks({"a": 2})
+    assert progress.lacks({"a": 3})
+    assert progress.lacks({"a": 4})
+    progress.contains({"a": 2})
+    assert progress.lacks({"a": 4})
+    progress.contains({"a": 4})
+    assert not progress.lacks({"a": 4})
