@@ -132,7 +132,9 @@ class Repository(Generic[K, V]):
             raise ConfigurationError(f"name={name!r}: a name has 1 to {MAX_NAME} characters")
         key_of, key_type = key_reader(entity, key)
         self._keys: KeyCodec[K] = KeyCodec(key_type)
-        if version is not None and not hasattr(entity, version) and version not in _fields(entity):
+        if version is not None and not (
+            isinstance(version, str) and (hasattr(entity, version) or version in _fields(entity))
+        ):
             raise ConfigurationError(
                 f"{self.name}: version={version!r} is no attribute of {entity.__name__}"
             )
@@ -158,6 +160,10 @@ class Repository(Generic[K, V]):
                 f"{self.name}: identity={self.identity!r} of the source must be a text of at least one character"
             )
         ttl, hard_timeout = _seconds_or_never(ttl), _seconds_or_never(hard_timeout)
+        if isinstance(bootstrap, str) or not isinstance(bootstrap, Sequence):
+            raise ConfigurationError(
+                f'{self.name}: bootstrap={bootstrap!r} must be a list or tuple, such as ("sibling", "source")'
+            )
         self._options = Options(
             preload=preload,
             versioned=version is not None,

@@ -6,7 +6,7 @@ from typing import Final
 
 from ..broker import Broker
 from ..errors import ConfigurationError
-from ..url import scheme_of
+from ..url import scheme_of, split
 
 __all__ = ["SCHEMES", "check_url", "from_url", "is_local"]
 
@@ -15,12 +15,13 @@ SCHEMES: Final = ("memory", "redis", "rediss", "amqp", "amqps")
 
 
 def check_url(url: str) -> None:
-    """Raises `ConfigurationError` for a URL whose scheme has no backend."""
+    """Raises `ConfigurationError` for a URL whose scheme has no backend, or whose host and port cannot be read."""
     scheme = scheme_of(url)
     if scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         what = f"{scheme}://" if scheme else "a URL without a scheme"
         raise ConfigurationError(f"{what} names no broker that this version has; known are {known}")
+    split(url)
 
 
 def is_local(url: str) -> bool:

@@ -379,7 +379,10 @@ ALL = SchoolSource()
         ),
         ({"bootstrap": ()}, "nowhere to look"),
         ({"bootstrap": ("origin",)}, "'origin' is neither 'sibling', 'source' nor a function"),
-        ({"bootstrap": "source"}, "bootstrap"),
+        ({"bootstrap": "source"}, "bootstrap='source' must be a list or tuple"),
+        ({"bootstrap": None}, "bootstrap=None must be a list or tuple"),
+        ({"bootstrap": 5}, "bootstrap=5 must be a list or tuple"),
+        ({"version": 5}, "version=5 is no attribute of Student"),
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
