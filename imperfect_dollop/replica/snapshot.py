@@ -235,6 +235,8 @@ class Joiner(Generic[K, V]):
         if same:
             replica.agreement.meet(self._donor)
         effects += self._quarantine()
+        # A read that began before the donor sent a row may have found an older one.
+        replica.window.touch_all()
         return effects + replica.go_warm()
 
     def _quarantine(self) -> list[Effect]:

@@ -858,3 +858,13 @@ def test_a_bucket_that_is_named_twice_is_sent_once() -> None:
             decode_frame(frame) for frame in Donor(donor, take, lambda: True).frames() if frame
         ]
         assert sum(len(frame.live) for frame in decoded if isinstance(frame, Chunk)) == 1
+
+
+def test_joiner_read_that_began_before_the_copy_does_not_replace_a_row_of_the_copy() -> None:
+    pair = Pair()
+    load = pair.replica.begin_load(NOW)
+    pair.write(Kind.UPDATE, Row(1, 2, "newer"))
+    pair.transfer()
+    assert pair.finish() == []
+    assert pair.replica.loaded(load, 1, Row(1)) == (False, None)
+    assert pair.replica.table.live[1] == Row(1, 2, "newer")
