@@ -165,7 +165,7 @@ class EntityCodec(Generic[V]):
     def encode_all(self, entities: Iterable[V]) -> Iterator[bytes]:
         """As `encode`, of one after the other, and quicker.
 
-        Raises whatever is wrong with one of them, also of one with an int beyond 64 bits, which `encode` can do.
+        Raises the error of the first entity that has no bytes. Only `encode` takes ints beyond 64 bits.
         """
         return map(_encoder.encode, map(self._dump, entities))
 

@@ -1,4 +1,4 @@
-"""Checks of numbers that an application configures."""
+"""Checks of the numbers that an application configures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, TypeGuard
 __all__ = ["MAX_SECONDS", "fault_in_count", "fault_in_seconds", "is_number"]
 
 MAX_SECONDS: Final = 1e9
-"""About thirty years: more seconds than that are taken for a slip, unless they are infinite where that means never."""
+"""About thirty years. A larger number of seconds is taken for a mistake; infinity means never where that is allowed."""
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -24,9 +24,9 @@ def fault_in_seconds(
     never: bool = False,
     most: float = MAX_SECONDS,
 ) -> str | None:
-    """What is wrong with a number of seconds; ``None`` if nothing is.
+    """Return what is wrong with a number of seconds; ``None`` if the number is good.
 
-    `zero`: 0 is allowed. `never`: so are ``None`` and infinity.
+    `zero` allows 0. `never` allows ``None`` and infinity.
     """
     if never and (value is None or value == math.inf):
         return None
@@ -37,7 +37,7 @@ def fault_in_seconds(
 
 
 def fault_in_count(name: str, value: object) -> str | None:
-    """What is wrong with a number of things; ``None`` if nothing is."""
+    """Return what is wrong with a count; ``None`` if the count is good."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return None
     return f"{name}={value!r} must be a whole number of at least 1"

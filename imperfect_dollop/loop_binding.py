@@ -1,8 +1,8 @@
-"""Where a node or a repository was opened: the process and the event loop, which are the only ones that may use it.
+"""The process and the event loop that opened a node or a repository; no other may use it.
 
-A forked child has copies of everything its parent had open: of the rows, which nobody keeps in step there, and of the
-sockets, on which a second speaker would end the parent's connections. So what was open is closed in the child, without
-a word on any socket, and may be opened there anew.
+A forked child inherits the rows and the sockets of its parent. The rows are not kept in step in the child, and a second
+sender on a socket would break the parent's connection. So the child closes nodes and repositories without sending
+anything. The child may open them anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["LoopBinding"]
 _bindings: Final[weakref.WeakSet[LoopBinding]] = weakref.WeakSet()
 
 _inherited: Final[list[object]] = []
-"""What a forked child must neither use nor collect: the end of a connection may say goodbye for the parent."""
+"""Objects of the parent process that a forked child must neither use nor collect: closing a connection would send."""
 
 
 class LoopBinding:
@@ -49,7 +49,7 @@ class LoopBinding:
             raise self.error()
 
     def error(self) -> ClosedError:
-        """What to say to a user in the wrong place."""
+        """The error that says where the object was opened and where it was used."""
         if self.inherited:
             return ClosedError(
                 f"{self._label} was opened by process {self._process}, and this is a fork of it, process {os.getpid()}:"
@@ -61,11 +61,11 @@ class LoopBinding:
         )
 
     def left(self) -> None:
-        """It was closed."""
+        """Forget the binding: node or repository was closed."""
         _bindings.discard(self)
 
     def note_fork(self) -> None:
-        """This process is a fork of the one that opened it."""
+        """Mark the object as the parent's: this process is a fork of the process that opened it."""
         forked = self._forked()
         self.inherited = True
         if forked is not None:

@@ -54,7 +54,7 @@ OUTBOX: Final = 10_000
 
 
 _warned_of_workers: Final[list[str]] = []
-"""Why this process was told that its broker does not reach its sibling workers; once is enough."""
+"""Reasons that were logged for the warning of sibling workers, which is logged once a process."""
 
 LOCAL_NAMESPACE: Final = "default"
 """The namespace of a node that names none, on a broker that reaches nobody outside of the process."""
@@ -259,7 +259,7 @@ class Node:
         return membership
 
     def _forked(self) -> object:
-        """In a forked child: closed, without a word to anybody."""
+        """Close in a forked child without sending anything; return the objects that belong to the parent."""
         inherited = self._membership, self._supervisor, self._opened, list(self._seats)
         self._membership = self._supervisor = self._opened = None
         self._seats.clear()

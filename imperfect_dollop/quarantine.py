@@ -1,4 +1,4 @@
-"""Says in the log which rows are quarantined, and which no longer are."""
+"""Logs which rows are quarantined and which rows have healed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["QuarantineLog"]
 logger: Final = logging.getLogger(__name__)
 
 MOST_LINES: Final = 10
-"""Rows that are named at a time; the others are counted."""
+"""Rows that one load names in the log; the other rows are counted."""
 
 
 class QuarantineLog:
-    """Of one repository. `label` names node and repository."""
+    """Logs the quarantine of one repository. `label` names node and repository."""
 
     def __init__(self, label: str, quarantined: Mapping[Any, str]) -> None:
         self._label = label
@@ -26,11 +26,11 @@ class QuarantineLog:
 
     @property
     def changed(self) -> bool:
-        """Whether there may be something to say."""
+        """Whether rows are quarantined or were when `note` ran last."""
         return bool(self._said or self._quarantined)
 
     def note(self) -> None:
-        """Say what has changed since the last time."""
+        """Log the changes since the last call."""
         now = dict(self._quarantined)
         new = [key for key in now if key not in self._said]
         healed = [key for key in self._said if key not in now]

@@ -292,7 +292,7 @@ class Repository(Generic[K, V]):
             session.close()
 
     def _forked(self) -> object:
-        """In a forked child: closed, without a word to anybody."""
+        """Close in a forked child without sending anything; return the objects that belong to the parent."""
         inherited = self._session, self._alone, self._hot
         self._session = self._alone = None
         self._cool()

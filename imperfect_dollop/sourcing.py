@@ -265,7 +265,7 @@ class Reader(Generic[K, V]):
         return [row for row in rows if row is not None]
 
     async def load_all(self) -> Found[K, V]:
-        """Every row by key, and what is wrong with those that cannot be held.
+        """Every row by key, and the faults of the rows that cannot be held.
 
         Raises `InvalidEntityError` if more than `MAX_FAULTS` rows cannot be held, or if most rows cannot.
         """
@@ -336,7 +336,7 @@ class Reader(Generic[K, V]):
             return False
         count = len(found.rows)
         verified = entities if count < ALL_VERIFIED else entities[-count % SAMPLE :: SAMPLE]
-        with contextlib.suppress(Exception):  # which is said of the row that it is about
+        with contextlib.suppress(Exception):  # `_add` raises again for the row that is at fault
             self.keys.encode_all(keys)
             for entity in verified:
                 self.rows.verify(entity)

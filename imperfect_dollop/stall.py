@@ -1,4 +1,4 @@
-"""Notices that the event loop was blocked, so that what follows from that is not taken for a fault of the broker."""
+"""Notices that the event loop was blocked, so that the consequences are not reported as faults of the broker."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LOOK_SECONDS: Final = 0.5
 """Between two looks at the clock."""
 
 STALL_SECONDS: Final = 1.0
-"""By which a look has to be late before the loop counts as blocked: garbage collection takes less."""
+"""Delay of a look at the clock from which on the loop counts as blocked. Garbage collection takes less."""
 
 AFTERMATH_SECONDS: Final = 2.0
-"""For which what goes wrong after the loop was blocked is put down to that."""
+"""Time after a stall in which a lost link counts as a consequence of the stall."""
 
 
 class StallWatch:
-    """Of one event loop, for one node."""
+    """Watches the event loop of one node; `label` names the node in the log."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -33,19 +33,19 @@ class StallWatch:
         self._blocked = 0.0
 
     async def run(self) -> None:
-        """Look at the clock, again and again; never returns."""
+        """Look at the clock every `LOOK_SECONDS`; never returns."""
         while True:
             self._due = monotonic() + LOOK_SECONDS
             await anyio.sleep(LOOK_SECONDS)
             self._note()
 
     def blocked(self) -> float:
-        """Seconds for which the loop was blocked until just now; 0 if it was not."""
+        """Return the seconds of a stall that has just ended, else 0."""
         self._note()
         return self._blocked if monotonic() - self._ended < AFTERMATH_SECONDS else 0.0
 
     def _note(self) -> None:
-        """Say that the loop was blocked, if it was."""
+        """Log a stall if this look at the clock is late."""
         now = monotonic()
         late = now - self._due
         if late < STALL_SECONDS:

@@ -1,4 +1,4 @@
-"""Whether this process has sibling workers, which a broker within the process cannot reach."""
+"""Detects sibling worker processes, which a broker within one process cannot reach."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["sibling_workers"]
 def sibling_workers(
     environment: Mapping[str, str] | None = None, arguments: Sequence[str] | None = None
 ) -> str | None:
-    """Why this process is taken for one of several workers, in words; ``None`` if it is not.
+    """Return the sign by which this process is one of several workers; ``None`` if there is no such sign.
 
-    A server that reloads the application on changes runs it in a single child, which has no siblings.
+    A server that reloads the application on changes runs the application in a single child, which has no siblings.
     """
     environment = os.environ if environment is None else environment
     arguments = sys.argv if arguments is None else arguments

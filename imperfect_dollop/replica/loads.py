@@ -81,7 +81,7 @@ class Loads(Generic[K, V]):
         return True, event
 
     def _quarantined(self, load: Load, key: K, fault: str, *, tell: bool = False) -> Event | None:
-        """Quarantine a key. Returns the event that asks siblings to read the row, if that is news or to be told."""
+        """Quarantine a key. Returns the event that asks siblings to read the row, if new, or if `tell` is set."""
         holding = self._holding
         table, held = holding.table, holding.table.stamp(key)
         new = tell or key not in table.quarantined

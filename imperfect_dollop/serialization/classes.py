@@ -235,7 +235,7 @@ def _struct_lines(cls: Any, names: list[str], values: str, context: dict[str, An
 
 
 def _attribute_lines(cls: type, names: list[str], context: dict[str, Any]) -> list[str]:
-    # Not into `__dict__`: an object whose dict nobody has asked for takes less memory.
+    # An object takes less memory as long as no code reads its `__dict__`, so attributes are set one by one.
     context["put"] = object.__setattr__
     lines: list[str] = []
     for n, name in enumerate(names):

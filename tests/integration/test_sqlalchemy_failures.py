@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -416,14 +416,13 @@ async def test_call_after_ddl_is_tried_once_more(engine: AsyncEngine) -> None:
                 return [row async for chunk in source.load_all() for row in chunk]
 
             row = await source.create(source.entity(id=1, n=1))
-            for number, call in enumerate(
-                (
-                    lambda: source.load(1),
-                    lambda: source.load_many([1, 2]),
-                    whole,
-                    lambda: source.update(row),
-                )
-            ):
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                lambda: source.load(1),
+                lambda: source.load_many([1, 2]),
+                whole,
+                lambda: source.update(row),
+            ]
+            for number, call in enumerate(calls):
                 await call()
                 kind = ("bigint", "integer")[number % 2]
                 await run(engine, f"ALTER TABLE {table.name} ALTER COLUMN n TYPE {kind}")

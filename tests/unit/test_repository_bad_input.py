@@ -337,7 +337,8 @@ def functions(*names: str) -> FunctionSource[int, Student]:
     async def anything(*_: Any) -> Any:
         raise AssertionError
 
-    return FunctionSource(**dict.fromkeys(names, anything))
+    given: dict[str, Any] = dict.fromkeys(names, anything)
+    return FunctionSource(**given)
 
 
 READS = functions("load", "load_all")
