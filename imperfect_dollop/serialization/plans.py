@@ -92,11 +92,11 @@ class Plan:
         *,
         native: bool = False,
     ) -> None:
-        self.shape = shape
-        self.native = native  # values of no other types are declared
-        self.dump = dump
-        self.load = load
-        self.plain = plain
+        self.shape: Shape = shape
+        self.native: bool = native  # values of no other types are declared
+        self.dump: Step = dump
+        self.load: Step = load
+        self.plain: frozenset[type] = plain
 
     def dump_all(self, values: Iterable[Any]) -> list[Any]:
         """The forms of several values."""

@@ -61,7 +61,7 @@ class RowReader(Generic[V]):
         self._entity = entity
         self._names = list(arguments.values())
         self._attributes = list(arguments)
-        self.key = [self._attributes.index(attribute) for attribute in key]
+        self.key: list[int] = [self._attributes.index(attribute) for attribute in key]
         self.key_of: Callable[[Sequence[Any]], Any] = operator.itemgetter(*self.key)
         """The key in a row: a tuple if the primary key has several columns."""
         self._any_broken = (
@@ -71,7 +71,7 @@ class RowReader(Generic[V]):
             type_coerce(columns[attribute], _Guarded(_Guard(columns[attribute], self._failed)))
             for attribute in self._attributes
         ]
-        self.key_columns = [self.columns[index] for index in self.key]
+        self.key_columns: list[ColumnElement[Any]] = [self.columns[index] for index in self.key]
 
     def entity(self, row: Sequence[Any]) -> V:
         """The entity of one row. Raises `InvalidEntityError` if there is none."""
