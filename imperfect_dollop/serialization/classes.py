@@ -28,10 +28,10 @@ __all__ = [
     "extras_of",
     "fields_of",
     "kind_of",
-    "names_of",
     "reading",
     "rebuilding",
     "slots_of",
+    "state_names",
 ]
 
 ClassKind: typing.TypeAlias = typing.Literal["dataclass", "attrs", "Struct", "pydantic", "tuple"]
@@ -90,15 +90,25 @@ def alias_value(alias: Any) -> Any:
     return hints["value"]
 
 
-_names: Final[weakref.WeakKeyDictionary[type, tuple[str, ...]]] = weakref.WeakKeyDictionary()
+_state_names: Final[weakref.WeakKeyDictionary[type, tuple[str, ...] | None]] = (
+    weakref.WeakKeyDictionary()
+)
+
+_MODEL_STATE: Final = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 
 
-def names_of(cls: type) -> tuple[str, ...]:
-    """The names of the fields of a class; they are remembered."""
-    names = _names.get(cls)
-    if names is None:
-        names = _names[cls] = tuple(field.name for field in fields_of(cls))
-    return names
+def state_names(cls: type) -> tuple[str, ...] | None:
+    """The attributes that make up the state of a record; ``None`` for another class. The answer is remembered."""
+    try:
+        return _state_names[cls]
+    except KeyError:
+        kind = kind_of(cls)
+        names: tuple[str, ...] | None = None
+        if kind is not None:
+            names = tuple(field.name for field in fields_of(cls))
+            names += _MODEL_STATE if kind == "pydantic" else ()
+        _state_names[cls] = names
+        return names
 
 
 def _model_fields(cls: Any) -> dict[str, Any]:

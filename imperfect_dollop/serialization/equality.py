@@ -12,7 +12,7 @@ import enum
 import math
 from typing import Any, Final
 
-from .classes import kind_of, names_of
+from .classes import state_names
 
 __all__ = ["difference"]
 
@@ -49,8 +49,9 @@ def difference(one: Any, other: Any, place: str) -> str | None:
         return None if str(one) == str(other) else _differs(place, one, other)
     if isinstance(one, enum.Enum):
         return None if one is other else _differs(place, one, other)
-    if kind_of(kind) is not None:
-        return _of_records(one, other, place)
+    names = state_names(kind)
+    if names is not None:
+        return _of_records(one, other, names, place)
     return None if one == other else _differs(place, one, other)
 
 
@@ -92,15 +93,13 @@ def _of_dicts(one: Any, other: Any, place: str) -> str | None:
 _ABSENT: Final = object()
 
 
-def _of_records(one: Any, other: Any, place: str) -> str | None:
-    for name in names_of(type(one)):
+def _of_records(one: Any, other: Any, names: tuple[str, ...], place: str) -> str | None:
+    for name in names:
         item, copy = getattr(one, name, _ABSENT), getattr(other, name, _ABSENT)
+        kind = type(item)
+        if kind in _BY_VALUE and kind is type(copy) and item == copy:
+            continue  # most fields: without a call, nor a text for a place that is not needed
         found = difference(item, copy, f"{place}.{name}")
         if found is not None:
             return found
-    if kind_of(type(one)) == "pydantic":
-        for name in ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
-            found = difference(getattr(one, name), getattr(other, name), f"{place}.{name}")
-            if found is not None:
-                return found
     return None
