@@ -138,7 +138,8 @@ class Ages(Generic[K, V]):
             # An event may have told since that the row is there, or the miss was forgotten.
             return key in self._replica.table.dead
         del self._misses[key]
-        self._replica.forget(key)
+        if key not in self._replica.table.quarantined:  # which remembers the last good row
+            self._replica.forget(key)
         return False
 
     def expire_all(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import operator
 import traceback
@@ -63,6 +64,9 @@ SAMPLE: Final = 64
 
 MOST_MISTAKES: Final = 100
 """Errors of the application's code that are logged."""
+
+SLICE: Final = 200
+"""Rows that are checked in one go."""
 
 CLOSE_SECONDS: Final = 5.0
 """For a loader's own clean-up, which is not cancelled with it."""
@@ -243,20 +247,31 @@ class Reader(Generic[K, V]):
 
         async def work(progress: Callable[[], None]) -> Found[K, V]:
             found: Found[K, V] = Found()
-            rows = list(await self._rows(keys))
-            self._collect(rows, found, f"the {about} returned")
+            for some in self._slices(await self._rows(keys), f"the {about} returned"):
+                self._collect(some, found, f"the {about} returned")
             if None in found.faults and len(keys) == 1:
                 # It cannot be another row's.
                 found.add_fault(keys[0], found.faults.pop(None))
             return found
 
         found = await self._bounded(about, work)
+        if None in found.faults:
+            await self._find_owners(keys, found)
         for key in (*found.rows, *found.faults):
             if key is not None and key not in asked:
                 raise InvalidEntityError(
                     f"{self.name}: the {about} returned a row with the key {key!r}"
                 )
         return found
+
+    async def _find_owners(self, keys: Sequence[K], found: Found[K, V]) -> None:
+        """Read the keys without a row one by one: a row whose key cannot be read may be the row of any of them."""
+        del found.faults[None]
+        for key in dict.fromkeys(keys):
+            if key not in found.rows and key not in found.faults:
+                single = await self.load_many([key])
+                found.rows |= single.rows
+                found.faults |= single.faults
 
     async def _rows(self, keys: Sequence[K]) -> Iterable[V | UnreadableRow]:
         if "load" not in self._able or (len(keys) > 1 and "load_many" in self._able):
@@ -275,9 +290,10 @@ class Reader(Generic[K, V]):
             chunks = aiter(self.source.load_all())
             try:
                 async for chunk in chunks:
-                    self._collect(chunk, found, "load_all returned")
+                    for some in self._slices(chunk, "load_all returned"):
+                        self._collect(some, found, "load_all returned")
+                        await anyio.lowlevel.checkpoint()
                     progress()
-                    await anyio.lowlevel.checkpoint()
             finally:
                 await _close(chunks)
             return self._mostly_good(found, "load_all returned")
@@ -292,7 +308,7 @@ class Reader(Generic[K, V]):
             entities = aiter(fallback())
             try:
                 async for entity in entities:
-                    self._collect((entity,), found, "a bootstrap function yielded")
+                    self._collect([entity], found, "a bootstrap function yielded")
                     progress()
             finally:
                 await _close(entities)
@@ -312,13 +328,21 @@ class Reader(Generic[K, V]):
             )
         return found
 
-    def _collect(self, chunk: object, found: Found[K, V], whence: str) -> None:
-        """Add rows that were read to what was found. Raises `InvalidEntityError` for what is no row at all."""
+    def _slices(self, chunk: object, whence: str) -> Iterator[list[Any]]:
+        """The rows of a chunk, a few at a time, so that the event loop gets its turn between two checks.
+
+        Raises `InvalidEntityError` for what is no collection of rows.
+        """
         if not isinstance(chunk, Iterable) or isinstance(chunk, (str, bytes)):
             raise InvalidEntityError(
                 f"{self.name}: {whence} {in_short(chunk)} where rows, in a list or another iterable, are due"
             )
-        entities = list(chunk)
+        rows = iter(chunk)
+        while some := list(itertools.islice(rows, SLICE)):
+            yield some
+
+    def _collect(self, entities: list[Any], found: Found[K, V], whence: str) -> None:
+        """Add rows that were read to what was found. Raises `InvalidEntityError` for what is no row at all."""
         if not self._add_all(entities, found):
             for entity in entities:
                 self._add(entity, found, whence)

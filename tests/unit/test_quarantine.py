@@ -160,6 +160,39 @@ async def test_get_of_bad_row_on_demand_raises_and_heals() -> None:
         assert repository.quarantined == {}
 
 
+async def test_get_many_with_a_row_without_a_readable_key_never_says_absent() -> None:
+    rows = Rows(Row(1), Row(2))
+
+    async def load_many(keys: Sequence[int]) -> list[Any]:
+        rows.reads.append(tuple(keys))
+        return [
+            UnreadableRow(None, "half a row") if key == 2 else Row(key) for key in keys if key < 9
+        ]
+
+    source: FunctionSource[int, Row] = FunctionSource(load_many=load_many)
+    async with Repository(Row, source=source, preload=False, read_only=True) as repository:
+        with pytest.raises(InvalidEntityError, match=r"key 2 is quarantined: .*half a row"):
+            await repository.get_many([1, 2, 9])
+        assert rows.reads == [(1, 2, 9), (2,), (9,)]
+        assert await repository.get_many([1, 9]) == {1: Row(1)}
+
+
+async def test_row_that_turns_bad_on_demand_is_served_as_it_was() -> None:
+    rows = Rows(Row(1, "good"))
+    async with rows.repository(preload=False, ttl=0.01, jitter=0.0, missing_ttl=0.01) as repository:
+        assert await repository.get(1) == Row(1, "good")
+        rows.rows[0] = Row(1, BAD)
+        await repository.refresh()
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            assert await repository.get(1) == Row(1, "good")
+        assert list(repository.quarantined) == [1]
+        rows.rows[0] = Row(1, "better")
+        await asyncio.sleep(0.02)
+        assert await repository.get(1) == Row(1, "better")
+        assert repository.quarantined == {}
+
+
 async def test_row_that_turns_bad_is_served_as_it_was_and_named() -> None:
     rows = Rows(*GOOD)
     async with rows.repository() as repository:
