@@ -51,6 +51,9 @@ MOST_NUMBERED: Final = 16
 """Batches of numbered events that may wait for a broker that is slow, before this node gives no snapshots: twice what
 is on its way to the broker at a time."""
 
+UNCLEAN_BEATS: Final = 2
+"""Heartbeats for which a newcomer waits for a sibling to vouch for its copy again before it asks the source."""
+
 MAX_TRIED: Final = 3
 """Siblings that have come to nothing, each after up to five seconds of silence, before a newcomer asks the source."""
 
@@ -321,6 +324,7 @@ class Seat:
             self.replica, self.name, label=self.session.label, stats=self.session.stats
         )
         settled = looked_again = False
+        settles_by = 0.0
         backoff = Backoff(BUSY_PAUSE, LONGEST_BUSY_PAUSE)
         patient_until = monotonic() + BUSY_SECONDS
         while membership.link is not None and membership.listening:
@@ -347,12 +351,20 @@ class Seat:
                 return None
             if left > 0:
                 await membership.news(left)
-            elif looked_again:
-                return None
-            else:
+            elif not looked_again:
                 looked_again = True
                 await membership.round_trip(ROUND_TRIP_SECONDS)
+                settles_by = monotonic() + UNCLEAN_BEATS * membership.heartbeat
+            elif (wait := settles_by - monotonic()) > 0 and self._copy_that_settles(tried):
+                await membership.news(wait)
+            else:
+                return None
         return None
+
+    def _copy_that_settles(self, tried: set[str]) -> bool:
+        """Whether a sibling has a copy for which it does not vouch now, as while it reads a key again."""
+        members, fingerprint = self.membership.members, self.replica.rows.fingerprint
+        return members.donor(self.name, fingerprint, clean=False, without=tried) is not None
 
     async def compare(self, origin: str | None) -> list[Effect] | None:
         """Compare with the copy of `origin`, or with the freshest clean one; ``None`` if nothing came of it."""
