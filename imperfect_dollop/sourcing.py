@@ -292,8 +292,8 @@ class Reader(Generic[K, V]):
                 async for chunk in chunks:
                     for some in self._slices(chunk, "load_all returned"):
                         self._collect(some, found, "load_all returned")
+                        progress()
                         await anyio.lowlevel.checkpoint()
-                    progress()
             finally:
                 await _close(chunks)
             return self._mostly_good(found, "load_all returned")

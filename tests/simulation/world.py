@@ -536,8 +536,7 @@ class World:
         elif (
             self._undisturbed
             and self._one_writer
-            and not self._splits_buckets
-            and any(stats.loads for stats in every)
+            and sum(stats.loads for stats in every) > self._splits_buckets
         ):
             wrong = "rows were read again, though only one node has written"
         if wrong:
@@ -661,7 +660,7 @@ class World:
 
     @property
     def _splits_buckets(self) -> bool:
-        """Whether a newcomer may get the rows of one bucket in several chunks.
+        """Whether a newcomer may get the rows of one bucket in several chunks, and read a row again for that.
 
         Such a bucket counts as no newer than its first chunk, so an event that a later chunk contains leaves doubt.
         """
