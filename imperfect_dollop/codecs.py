@@ -90,9 +90,7 @@ class EntityCodec(Generic[V]):
         key: str | tuple[str, ...] | Callable[[V], Any] | None = None,
         version: str | None = None,
     ) -> None:
-        if not isinstance(entity, type):
-            raise _no_entity(entity)
-        if kind_of(entity) in (None, "tuple"):
+        if not isinstance(entity, type) or kind_of(entity) in (None, "tuple"):
             raise _no_entity(entity)
         self.entity: type[V] = entity
         planner = Planner()
@@ -113,9 +111,8 @@ class EntityCodec(Generic[V]):
         """Canonical bytes. Raises `InvalidEntityError`, which names the field, for content that has no bytes."""
         try:
             content = encoded(self._dump(entity))
-        except (
-            Exception
-        ) as error:  # a property or a descriptor of the application's may raise anything
+        # A property or a descriptor of the application may raise anything.
+        except Exception as error:
             raise InvalidEntityError(
                 f"{self._fault(entity, error)}; siblings could not be sent this {self.entity.__name__}"
             ) from error

@@ -100,9 +100,8 @@ class Found(Generic[K, V]):
 
     def __init__(self) -> None:
         self.rows: dict[K, V] = {}
-        self.faults: dict[
-            K | None, str
-        ] = {}  # why a row cannot be held; ``None``: its key is not known
+        # Why a row cannot be held, by its key; ``None`` is the key of a row whose key is not known.
+        self.faults: dict[K | None, str] = {}
         self._keyless: list[str] = []
 
     @property
@@ -209,9 +208,8 @@ class Reader(Generic[K, V]):
     def _identify_all(self, entities: list[V]) -> tuple[list[K], list[int]] | None:
         """The keys and versions of entities; ``None`` if something is wrong with one of them."""
         read = self._versions
-        with contextlib.suppress(
-            Exception
-        ):  # of the application's code; the caller looks at each row
+        # The code of the application may raise anything. The caller then checks the rows one by one.
+        with contextlib.suppress(Exception):
             keys = list(map(self._key_of, entities))
             versions = [0] * len(keys) if read is None else list(map(read, entities))
             if (
@@ -223,18 +221,6 @@ class Reader(Generic[K, V]):
             ):
                 return keys, versions
         return None
-
-    def sound(self, entity: V, whence: str) -> K:
-        """The key of an entity that can be held here and sent to siblings."""
-        key = self.complete(entity, whence)
-        try:
-            self.keys.encode(key)
-            self.rows.verify(entity)
-        except InvalidEntityError as error:
-            raise InvalidEntityError(
-                f"{self.name}: {whence} {in_short(entity)}: {error}"
-            ) from error
-        return key
 
     # -- reads -----------------------------------------------------------------------------------
 
@@ -360,7 +346,8 @@ class Reader(Generic[K, V]):
             return False
         count = len(found.rows)
         verified = entities if count < ALL_VERIFIED else entities[-count % SAMPLE :: SAMPLE]
-        with contextlib.suppress(Exception):  # `_add` raises again for the row that is at fault
+        # `_add` meets the same error again, at the row that causes the error.
+        with contextlib.suppress(Exception):
             self.keys.encode_all(keys)
             for entity in verified:
                 self.rows.verify(entity)

@@ -42,8 +42,8 @@ MAX_MERGED: Final = 4 * MAX_ANSWERS
 class _Dispute:
     """`stamps` of events that contradict what is held, or were heard since. `shared`: they are all that is known.
 
-    `told`: everybody hears of all the causes, for they are events. `unsure`: one may be a commit of which nobody does,
-    or what is held was read here, which nobody was told.
+    `told`: every cause is an event, so every member receives the cause. `unsure`: a cause may be a commit without an
+    event, or this node read the row that is held and published no event for the read.
     """
 
     __slots__ = ("joined", "shared", "stamps", "told", "unsure")

@@ -22,7 +22,16 @@ from typing import Any, Final
 import msgspec
 import xxhash
 
-from .classes import alias_value, extras_of, fields_of, kind_of, reading, rebuilding, slots_of
+from .classes import (
+    Field,
+    alias_value,
+    extras_of,
+    fields_of,
+    kind_of,
+    reading,
+    rebuilding,
+    slots_of,
+)
 from .scalars import (
     ABSTRACT,
     LARGE_INT,
@@ -58,7 +67,8 @@ _BASES: Final[dict[type, Step]] = {
     str: str.__str__,
     bytes: lambda value: bytes.__getitem__(value, slice(None)),
 }
-"""Types that a class of the application may derive from, with what makes one of them of its values."""
+"""The built-in types that a class of the application may derive from, each with a function from a value of the derived
+class to an equal value of the built-in type."""
 
 _encoder: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode: Final = msgspec.msgpack.Decoder().decode
@@ -70,9 +80,6 @@ def encoded(form: Any) -> bytes:
         return _encoder(form)
     except OverflowError:
         return _encoder(_widened(form))
-
-
-_encode: Final = encoded
 
 
 class Plan:
@@ -226,10 +233,8 @@ class Planner:
             return self._collection(origin, plans[0])
         if isinstance(origin, type) and kind_of(origin) is not None:
             plan = self._class(origin, place)
-            plan_of = (
-                plan  # its arguments are known now, should a field be declared by a type variable
-            )
-            return Plan([plan_of.shape, *(one.shape for one in plans)], plan_of.dump, plan_of.load)
+            # The arguments belong to the shape: a field may be declared by a type variable.
+            return Plan([plan.shape, *(one.shape for one in plans)], plan.dump, plan.load)
         if _is_abstract(origin) or origin in _COLLECTIONS:
             return self._marked(origin.__name__, *(plan.shape for plan in plans))
         raise Unfit(f"{place} is a {origin!r}, which cannot be rebuilt: {_REMEDY}")
@@ -279,9 +284,8 @@ class Planner:
             self._roots.append(cls)  # its values are of classes that derive from it
             return self._marked("abstract", cls.__name__)
         if cls.__module__.partition(".")[0] == "pydantic":
-            return self._marked(
-                cls.__name__
-            )  # stands for a type that has other values, as PastDate
+            # The class stands for a type of other values, as PastDate stands for date.
+            return self._marked(cls.__name__)
         raise Unfit(f"{place} is a {cls.__name__}, which cannot be rebuilt: {_REMEDY}")
 
     # -- values without parts ----------------------------------------------------------------------
@@ -358,7 +362,7 @@ class Planner:
                 return self._escape(value)
             if in_order:
                 return value if plain.issuperset(map(type, value)) else item.dump_all(value)
-            return sorted(item.dump_all(value), key=_encode)
+            return sorted(item.dump_all(value), key=encoded)
 
         def load(form: Any) -> Any:
             if type(form) is not list:
@@ -451,7 +455,7 @@ class Planner:
         """Of a dict: pairs, in the order of the bytes of their keys."""
         keys = (key or self._any).dump_all(held)
         values = (value or self._any).dump_all(held.values())
-        return sorted(map(list, zip(keys, values, strict=True)), key=lambda pair: _encode(pair[0]))
+        return sorted(map(list, zip(keys, values, strict=True)), key=lambda pair: encoded(pair[0]))
 
     def _load_pairs(self, form: Any, key: Plan | None = None, value: Plan | None = None) -> Any:
         key, value = key or self._any, value or self._any
@@ -491,9 +495,8 @@ class Planner:
             raise
         finally:
             self._open.pop()
-        kind = kind_of(cls)
         plan.shape = [
-            kind,
+            kind_of(cls),
             cls.__name__,
             [[name, one.shape] for name, one in zip(names, plans, strict=True)],
         ]
@@ -501,7 +504,7 @@ class Planner:
         for n, one in enumerate(plans):
             context |= {f"plain{n}": one.plain, f"dump{n}": one.dump, f"load{n}": one.load}
         values = "".join(f"v{n}, " for n in range(len(names)))
-        rest, put_rest = self._rest_of(cls, kind, names, context)
+        rest, put_rest = self._rest_of(cls, fields, values, context)
         plan.dump = _function(
             "dump(o)",
             [
@@ -530,17 +533,17 @@ class Planner:
         return plan
 
     def _rest_of(
-        self, cls: Any, kind: str | None, names: list[str], context: dict[str, Any]
+        self, cls: Any, fields: list[Field], values: str, context: dict[str, Any]
     ) -> tuple[list[str], list[str]]:
         """Lines for the state of an object that is in none of its fields: how it is added, and how it is put back."""
-        values = "".join(f"v{n}, " for n in range(len(names)))
+        kind = kind_of(cls)
         if kind == "pydantic":
-            state = _ModelState(cls, names, self._any)
+            state = _ModelState(cls, [field.name for field in fields], self._any)
             context |= {"dump_rest": state.dump, "put_rest": state.put}
             dumped = "rest = dump_rest(o)"
             put = ["put_rest(o, rest)"]
         else:
-            extras = extras_of(cls, fields_of(cls))
+            extras = extras_of(cls, fields)
             if extras is None:
                 return [], []
             context |= {"extras": extras, "any_dump": self._dump_any, "any_load": self._load_any}
@@ -554,7 +557,7 @@ class Planner:
     def _escape(self, value: Any) -> Any:
         """The form of a value that is not of the declared type."""
         form = self._dump_any(value)
-        return form if type(form) is Ext else Ext(_VALUE, _encode(form))
+        return form if type(form) is Ext else Ext(_VALUE, encoded(form))
 
     def _unescape(self, form: Any) -> Any:
         if type(form) is not Ext:
@@ -577,34 +580,34 @@ class Planner:
                     name: item if type(item) in _NATIVE else dump(item)
                     for name, item in value.items()
                 }
-            return Ext(_DICT, _encode(self._dump_pairs(value)))
+            return Ext(_DICT, encoded(self._dump_pairs(value)))
         if kind is tuple:
-            return Ext(_TUPLE, _encode(self._any.dump_all(value)))
+            return Ext(_TUPLE, encoded(self._any.dump_all(value)))
         if kind is set or kind is frozenset:
-            items = sorted(self._any.dump_all(value), key=_encode)
-            return Ext(_SET if kind is set else _FROZENSET, _encode(items))
+            items = sorted(self._any.dump_all(value), key=encoded)
+            return Ext(_SET if kind is set else _FROZENSET, encoded(items))
         scalar = SCALARS.get(kind)
         if scalar is not None:
-            return Ext(_SCALAR, _encode([scalar.name, scalar.dump(value)]))
+            return Ext(_SCALAR, encoded([scalar.name, scalar.dump(value)]))
         return self._dump_named(kind, value)
 
     def _dump_named(self, kind: type, value: Any) -> Any:
         if kind is collections.OrderedDict:
             pairs = zip(self._any.dump_all(value), self._any.dump_all(value.values()), strict=True)
-            return Ext(_ORDERED_DICT, _encode(list(map(list, pairs))))
+            return Ext(_ORDERED_DICT, encoded(list(map(list, pairs))))
         if kind is collections.Counter:
-            return Ext(_COUNTER, _encode(self._dump_pairs(value)))
+            return Ext(_COUNTER, encoded(self._dump_pairs(value)))
         if kind is collections.deque:
-            return Ext(_DEQUE, _encode([value.maxlen, self._any.dump_all(value)]))
+            return Ext(_DEQUE, encoded([value.maxlen, self._any.dump_all(value)]))
         if isinstance(value, enum.Enum):
             if self._enums.get(name_of(kind)) is not kind:
                 raise Unfit(f"{value!r} is of an enum that no field declares")
-            return Ext(_MEMBER, _encode([name_of(kind), self._plans[kind].dump(value)]))
+            return Ext(_MEMBER, encoded([name_of(kind), self._plans[kind].dump(value)]))
         foreign = foreign_scalar(kind)
         if foreign is not None:
-            return Ext(_FOREIGN, _encode([foreign.name, foreign.dump(value)]))
+            return Ext(_FOREIGN, encoded([foreign.name, foreign.dump(value)]))
         plan = self._plan_of(kind)
-        return Ext(_OBJECT, _encode([name_of(kind), _digest(plan.shape), plan.dump(value)]))
+        return Ext(_OBJECT, encoded([name_of(kind), _digest(plan.shape), plan.dump(value)]))
 
     def _load_any(self, form: Any) -> Any:
         kind = type(form)
@@ -711,7 +714,7 @@ _SCALARS_BY_NAME: Final = {scalar.name: scalar for scalar in (*SCALARS.values(),
 def _widened(form: Any) -> Any:
     """A form in which every int beyond 64 bits, which msgpack does not have, escapes."""
     if isinstance(form, int) and not -(2**63) <= form < 2**64:
-        return Ext(_SCALAR, _encode([LARGE_INT.name, LARGE_INT.dump(form)]))
+        return Ext(_SCALAR, encoded([LARGE_INT.name, LARGE_INT.dump(form)]))
     if isinstance(form, (list, tuple)):
         return [_widened(item) for item in form]
     if isinstance(form, dict):

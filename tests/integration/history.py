@@ -123,7 +123,7 @@ class History:
             key.seeded = place
 
     def places(self, key: int) -> dict[str, int]:
-        """The number of each state of a key, by its mark."""
+        """The position of each state in the history of the key, by the mark of the state."""
         return dict(self._keys[key].places)
 
     def faults(self, node: str, records: Iterable[Record]) -> list[str]:
